@@ -1,0 +1,57 @@
+# Needs Python 3.11, 3.12 or 3.13 and nothing else: `make run` and `make test` set up .venv on their first call.
+# Another interpreter: make run PYTHON=/usr/bin/python3.12      another PyTorch: make run TORCH=torch==2.12.0
+
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+READY := .venv/ready
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
+
+# A python that is found may still not start (a pyenv shim) or make no environment (Debian packs venv apart).
+USABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# In an activated environment torch belongs to that environment, where .venv does not see it.
+HAS_TORCH = import sys, torch; sys.exit(sys.prefix != sys.base_prefix or torch.__version__ < "2.11")
+
+.PHONY: help run test check format
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1: /p' Makefile
+
+run: $(READY)  ## learn to adapt to sine waves in five steps (MAML)
+	@$(BIN)/bilevel run maml_sine
+
+# One thread for each of the two workers, or they slow each other down. `loadgroup` keeps tests that share a
+# costly fixture on one worker.
+test: $(READY)  ## the tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# `python -m`, since a tool that the interpreter already has gets no script of its own in .venv.
+check: $(READY)  ## layout, lint, types, tests
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(READY)  ## one layout, and the lint that can repair itself
+	@$(BIN)/python -m ruff format .
+	@$(BIN)/python -m ruff check --fix .
+
+# PyTorch goes first and by its exact version: as a mere dependency it may arrive with gigabytes of CUDA.
+$(READY): pyproject.toml
+	@$(BIN)/python -c '' 2>/dev/null || { $(make_environment); }
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "Installing $(TORCH)"; $(PIP) $(TORCH); }
+	@echo "Installing bilevel and its tools"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+define make_environment
+for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+    $$python -c '$(USABLE)' 2>/dev/null && break || python=; \
+done; \
+if [ -z "$$python" ]; then \
+    echo "No usable Python$(PYTHON:%= at %): bilevel needs 3.11, 3.12 or 3.13, with the module venv" >&2; \
+    echo "(on Debian and Ubuntu: apt install python3 python3-venv). One elsewhere: make PYTHON=/path/to/python ..." >&2; \
+    exit 1; \
+fi; \
+if $$python -c '$(HAS_TORCH)' 2>/dev/null; then shared=--system-site-packages; else shared=; fi; \
+echo "Setting up .venv with $$($$python --version)$${shared:+ and its PyTorch} (once, a few minutes)"; \
+$$python -m venv $$shared .venv
+endef

@@ -1,0 +1,230 @@
+"""The pullback of a level: cotangents of what it reads, from the cotangents of its iterates.
+
+The walk is that of papers/002, algorithm 3, over t = T..1: the update is pulled back to the iterate, the solver's
+state and the gradient; the gradient's cotangent is carried on by one jvp of the gradient (mixed mode: H c and the
+mixed product are both directional derivatives, by Schwarz) or by a vjp of it; last, the start.
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.source import Assign, Comment, Function, Loop, Return, Statement
+from bilevel.backends.torch_func.levels import (
+    Coder,
+    count_text,
+    domain_call,
+    is_warm,
+    own,
+    pack,
+    step_body,
+)
+from bilevel.modes import Adjoint
+from bilevel.plan import Step
+
+
+def pullback_function(coder: Coder, step: Step) -> Function:
+    """Cotangents of the targets of a level, in order, from those of its solution (or of all its iterates)."""
+    level = coder.program.level(step.level)
+    adjoint = coder.plan.choices[level.name].adjoint
+    assert adjoint is not None
+    x = pack(own(coder, level))
+    targets = [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
+    body: list[Statement] = [*_initial(coder, level, x)]
+    body += [Assign(f"d_{t}", f"zeros({t})") for t in targets if t not in _start_only(coder, level)]
+    if any(p in coder.known[f"{level.name}_gradient"] for p in ("key",)) or level.draws or level.indices:
+        body.append(Assign("keys", "fold(key, numbers(len(states) - 1, key))"))
+    body.append(Loop("step", "reversed(range(len(states) - 1))", tuple(_one_step(coder, level, adjoint, x))))
+    body += _pull_start(coder, level, x)
+    body.append(Return(", ".join(f"d_{t}" for t in targets)))
+    doc = f"Cotangents of {', '.join(targets)} from those of what {level.name} solves for; {_title(adjoint)}."
+    return coder.function(f"{level.name}_pullback", _parameters(coder, level, targets), doc, body, step.span)
+
+
+def _start_only(coder: Coder, level: ir.Level) -> list[str]:
+    """Targets that enter through the start alone: their cotangent is that of the start."""
+    facts = coder.plan.facts[level.name]
+    if is_warm(level):
+        return []
+    later = facts.entering("objective", "solver", "inner")
+    names = [coder.writer.name(t) for t in facts.entering("start") if t not in later]
+    return [n for n in names if n in coder.known[f"{level.name}_start"]]
+
+
+def _title(adjoint: Adjoint) -> str:
+    words = {
+        "mixed": "forward over reverse: both products from one jvp of the gradient",
+        "reverse": "reverse over reverse",
+        "none": "the gradient inside a step is held constant (order 1)",
+    }
+    return words[adjoint.product]
+
+
+def _parameters(coder: Coder, level: ir.Level, targets: list[str]) -> list[str]:
+    """States, cotangents, then what the functions of a step need from outside."""
+    facts = coder.plan.facts[level.name]
+    cotangents = [f"d_{coder.writer.name(f'@{n}' if facts.iterates else n)}" for n in level.names]
+    given = [p for p in coder.known[f"{level.name}_forward"] if p not in ("keep", "key")]
+    missing = [t for t in targets if t not in given]
+    return ["states", *cotangents, *given, *missing, "key"]
+
+
+def _initial(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The cotangent of the last state, in free coordinates."""
+    names = own(coder, level)
+    lines: list[Statement] = []
+    if coder.plan.facts[level.name].iterates:
+        for variable in level.variables:
+            value = coder.writer.name(variable.name)
+            lines.append(Assign(f"d_{value}", f"d_{value}_at[-1]"))
+    lines += _to_free(coder, level, "states[-1][0]")
+    lines.append(Assign(_packed_cotangent(names), pack([f"d_{n}" for n in names])) if len(names) > 1 else Comment(""))
+    lines.append(Assign("d_solver", "zeros(states[-1][1])"))
+    return [line for line in lines if line != Comment("")]
+
+
+def _packed_cotangent(names: list[str]) -> str:
+    """The name of the cotangent of the packed variables."""
+    return f"d_{names[0]}" if len(names) == 1 else "d_x"
+
+
+def _to_free(coder: Coder, level: ir.Level, state: str) -> list[Statement]:
+    """Cotangents of values as cotangents of free coordinates, at a state."""
+    lines: list[Statement] = []
+    for place, variable in enumerate(level.variables):
+        name = coder.writer.name(variable.name)
+        free = state if len(level.variables) == 1 else f"{state}[{place}]"
+        if variable.domain is not None:
+            call = domain_call(variable, "free")
+            lines.append(Assign(f"(d_{name}_free,)", f"vjp(lambda free: {call}, {free})[1](d_{name})"))
+    return lines
+
+
+def _one_step(coder: Coder, level: ir.Level, adjoint: Adjoint, x: str) -> list[Statement]:
+    names = own(coder, level)
+    cotangent = _packed_cotangent(names)
+    lines: list[Statement] = [Assign(f"{x}, solver", "states[step][:2]"), *step_body(coder, level)]
+    if adjoint.gradient == "unused":
+        lines.append(Comment("the update is linear in the gradient: its vjp does not depend on the value"))
+    lines.append(Assign("gradient", _gradient_value(coder, level, adjoint, x)))
+    lines += _pull_update(coder, level, x, cotangent)
+    if adjoint.product == "mixed":
+        lines += _mixed(coder, level, x, cotangent)
+    if adjoint.product == "reverse":
+        lines += _reverse(coder, level, x, cotangent)
+    if coder.plan.facts[level.name].iterates:
+        lines += _inject(coder, level, cotangent)
+    return lines
+
+
+def _gradient_value(coder: Coder, level: ir.Level, adjoint: Adjoint, x: str) -> str:
+    match adjoint.gradient:
+        case "kept":
+            return "states[step][2]"
+        case "again":
+            return coder.call(f"{level.name}_gradient", key="keys[step]")
+    return f"zeros({x})"
+
+
+def _pull_update(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
+    """The update, pulled back to the state, the gradient, and what the solver's arguments read."""
+    through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("solver")]
+    count = count_text(level)
+    inner = "variables" if len(level.variables) > 1 else x
+    call = coder.call(f"{level.name}_update", count=count)
+    names = ", ".join([inner, "solver", "gradient", *through])
+    values = ", ".join([x, "solver", "gradient", *through])
+    left = ", ".join([cotangent, "d_solver", "d_gradient", *(f"more_{t}" for t in through)])
+    lines: list[Statement] = [
+        Assign("_, pull", f"vjp(lambda {names}: {call}, {values})"),
+        Assign(left, f"pull(({cotangent}, d_solver))"),
+    ]
+    return lines + _accumulate(through)
+
+
+def _accumulate(names: list[str]) -> list[Statement]:
+    return [Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in names]
+
+
+def _mixed(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
+    """One jvp of the gradient along its cotangent gives the products with the Hessian and the mixed derivative."""
+    objective = f"{level.name}_objective"
+    parameters = coder.known[objective]
+    through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("objective")]
+    wanted = [*own(coder, level), *(t for t in through if t in parameters)]
+    places = [parameters.index(w) for w in wanted]
+    argnums = f"({', '.join(map(str, places))}{',' * (len(places) == 1)})"
+    call = coder.call(objective).removeprefix(objective)
+    names = own(coder, level)
+    arguments = ", ".join(names)
+    tangent = "(d_gradient,)" if len(names) == 1 else "d_gradient"
+    curvature = [f"curvature_{n}" if len(names) > 1 else "curvature" for n in names]
+    left = ", ".join([*curvature, *(f"more_{t}" for t in wanted[len(names) :])])
+    gradients = f"grad({objective}, argnums={argnums}){call}"
+    lines: list[Statement] = [
+        Assign(
+            f"_, ({left}{',' * (len(wanted) == 1)})",
+            f"jvp(lambda {arguments}: {gradients}, ({arguments},), {tangent})",
+        ),
+        Assign(cotangent, f"add({cotangent}, {pack(curvature)})"),
+    ]
+    return lines + _accumulate(wanted[len(names) :])
+
+
+def _reverse(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
+    """A vjp of the gradient, which for a level with levels inside is itself a hypergradient."""
+    gradient = f"{level.name}_gradient"
+    facts = coder.plan.facts[level.name]
+    parameters = coder.known[gradient]
+    through = [t for t in map(coder.writer.name, facts.entering("objective", "inner")) if t in parameters]
+    names = [*own(coder, level), *through]
+    left = [*(f"more_{n}" for n in own(coder, level)), *(f"more_{t}" for t in through)]
+    call = coder.call(gradient, key="keys[step]")
+    back = pack([f"more_{n}" for n in own(coder, level)])
+    lines: list[Statement] = [
+        Assign("_, pull", f"vjp(lambda {', '.join(names)}: {call}, {', '.join(names)})"),
+        Assign(f"({', '.join(left)},)", "pull(d_gradient)"),
+        Assign(cotangent, f"add({cotangent}, {back})"),
+    ]
+    return lines + _accumulate(through)
+
+
+def _inject(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
+    """The cotangent that the outer objective gives the iterate before this step."""
+    lines: list[Statement] = []
+    for variable in level.variables:
+        value = coder.writer.name(variable.name)
+        lines.append(Assign(f"d_{value}" if variable.domain or len(level.variables) > 1 else "moved", f"d_{value}_at[step]"))
+    lines += _to_free(coder, level, "states[step][0]")
+    names = own(coder, level)
+    if len(names) == 1:
+        extra = f"d_{names[0]}" if level.variables[0].domain else "moved"
+        if level.variables[0].domain:
+            # The name of the running cotangent is that of the free coordinates: keep it while the value's is mapped.
+            lines = _inject_restricted(coder, level)
+            extra = "moved"
+        return [*lines, Assign(cotangent, f"add({cotangent}, {extra})")]
+    return [*lines, Assign(cotangent, f"add({cotangent}, {pack([f'd_{n}' for n in names])})")]
+
+
+def _inject_restricted(coder: Coder, level: ir.Level) -> list[Statement]:
+    variable = level.variables[0]
+    name = coder.writer.name(variable.name)
+    call = domain_call(variable, "free")
+    return [Assign("(moved,)", f"vjp(lambda free: {call}, states[step][0])[1](d_{name}_at[step])")]
+
+
+def _pull_start(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The start, pulled back to what it reads; a warm start is a constant."""
+    start = f"{level.name}_start"
+    through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("start")]
+    through = [t for t in through if t in coder.known[start]]
+    if not through or is_warm(level):
+        return []
+    cotangent = _packed_cotangent(own(coder, level))
+    alone = _start_only(coder, level)
+    left = ", ".join(f"d_{t}" if t in alone else f"more_{t}" for t in through)
+    return [
+        Assign("_, pull", f"vjp(lambda {', '.join(through)}: {coder.call(start)}, {', '.join(through)})"),
+        Assign(f"({left},)", f"pull({cotangent})"),
+        *_accumulate([t for t in through if t not in alone]),
+    ]

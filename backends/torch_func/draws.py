@@ -1,0 +1,141 @@
+"""Text for everything that is drawn: starts of variables, indices, mini-batches, noise.
+
+A draw is a pure function of a key; a level that is copied has one key for each copy, made by folding the number of
+the copy into it.
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.torch_func.expressions import Writer, free_reads, mapped, write
+from bilevel.dsl.shapes import is_number
+from bilevel.dsl.types import Array, Records, Stream, Tree, Type
+
+
+def copy_key(writer: Writer, program: ir.Program, key: str, axes: tuple[str, ...]) -> str:
+    """The key of every copy along some indices, from the key that they share."""
+    for axis in axes:
+        depth = index_axes(program, axis).index(axis)
+        key = f"fold({key}, numbers(length({writer.name(axis)}{f', {depth}' if depth else ''}), key))"
+    return key
+
+
+def index_axes(program: ir.Program, name: str) -> tuple[str, ...]:
+    """The axes of the value of an index: the copies of the level that opens it, and itself."""
+    for level in program.walk_levels():
+        if any(i.name == name for i in level.indices):
+            return (*level.copies, name)
+    raise KeyError(name)
+
+
+def index_draw(writer: Writer, program: ir.Program, level: ir.Level, index: ir.Index) -> str:
+    """`each task ~ tasks.train[32]`."""
+    assert isinstance(index.source, ir.Sample) and index.source.count is not None
+    key = copy_key(writer, program, f'fold(key, "{index.name}")', level.copies)
+    return sample(writer, index.source.source, [write(writer, index.source.count)], key, 0)
+
+
+def batch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Draw) -> str:
+    """`b ~ data.train[128]`, one draw for each copy of the level."""
+    source = draw.source
+    key = f'fold(key, "{draw.name}")'
+    if isinstance(source, ir.Builtin):
+        return distribution(writer, source, copy_key(writer, program, key, level.copies), "dtype", draw.type, ())
+    assert isinstance(source, ir.Sample)
+    axes = source.axes or level.copies
+    counts = [str(s) for s in draw.type.shape] if isinstance(draw.type, Array) else [_count(writer, source)]
+    return sample(writer, source.source, counts, copy_key(writer, program, key, axes), len(source.axes))
+
+
+def _count(writer: Writer, source: ir.Sample) -> str:
+    return "1" if source.count is None else write(writer, source.count)
+
+
+def epoch_draw(writer: Writer, draw: ir.Draw, level_key: str) -> str:
+    """The batch of one step when the level counts epochs."""
+    assert isinstance(draw.source, ir.Sample)
+    source, count = write(writer, draw.source.source), _count(writer, draw.source)
+    return f'draw_epoch({source}, {count}, {level_key}, step, "{draw.name}")'
+
+
+def sample(writer: Writer, source: ir.Expr, counts: list[str], key: str, depth: int) -> str:
+    """`counts` draws of a source for every key."""
+    if isinstance(source, ir.Builtin):
+        if isinstance(source.type, Stream) and isinstance(source.type.item, Tree):
+            network = write(writer, source.arguments[0], 9)
+            return f"{network}.initial(fold({key}, numbers({counts[0]}, key)))"
+        return distribution(writer, source, key, "", source.type, tuple(counts))
+    text = write(writer, source)
+    return f"draw({text}, {', '.join(counts)}, {key}{f', {depth}' if depth else ''})"
+
+
+def distribution(
+    writer: Writer, source: ir.Builtin, key: str, like: str, type_: Type, shape: tuple[str, ...]
+) -> str:
+    """normal(...) or uniform(...), as one array of `shape` or like a tree."""
+    first, second = (write(writer, a) for a in source.arguments)
+    template = like if like not in ("", "dtype") else "torch.empty(0, device=device, dtype=dtype)"
+    sizes = f", ({', '.join(shape)},)" if shape else ""
+    return f"draw_{source.function}({key}, {first}, {second}, {template}{sizes})"
+
+
+# ---- starts --------------------------------------------------------------------------------------------------
+
+
+def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Variable) -> str:
+    """The first value of a variable, for all copies, in its own coordinates."""
+    key = f'fold(key, "{variable.name}")'
+    expr = variable.start
+    if isinstance(expr, ir.Builtin) and expr.function == "warm":
+        expr = expr.arguments[0]
+    if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
+        keys = copy_key(writer, program, key, level.copies)
+        assert isinstance(variable.type, Tree)
+        return f"{variable.type.net}.initial({keys}{part(variable.type)})"
+    if isinstance(expr, ir.Builtin) and expr.function in ("normal", "uniform"):
+        keys = copy_key(writer, program, key, level.copies)
+        like, shape = template(variable.type)
+        return distribution(writer, expr, keys, like, variable.type, shape)
+    text = _shaped(writer, variable, expr)
+    reads = free_reads(expr) | {axis: index_axes(program, axis) for axis in level.copies}
+    text = mapped(writer, text, level.copies, reads)
+    return f"contiguous({text})" if level.copies else text
+
+
+def part(type_: Tree) -> str:
+    """The arguments that pick the part of a network which a tree has."""
+    if type_.part.only is not None:
+        return f", only={type_.part.only!r}"
+    return f", without={type_.part.except_!r}" if type_.part.except_ is not None else ""
+
+
+def template(type_: Type) -> tuple[str, tuple[str, ...]]:
+    """What a random start is shaped like: a tree, or an array with this shape."""
+    if isinstance(type_, Tree):
+        return f"{type_.net}.select({part(type_).removeprefix(', ')})", ()
+    assert isinstance(type_, Array)
+    return "", tuple(str(s) for s in type_.shape)
+
+
+def _shaped(writer: Writer, variable: ir.Variable, expr: ir.Expr) -> str:
+    """The start for one copy; one number is spread over all entries of the variable."""
+    text = write(writer, expr)
+    if not is_number(expr.type):
+        return text
+    if isinstance(variable.type, Tree):
+        like, _ = template(variable.type)
+        return f"filled({like}, {text})" if isinstance(expr, ir.Constant) else f"add(zeros({like}), {text})"
+    assert isinstance(variable.type, Array)
+    shape = "".join(f"{s}, " for s in variable.type.shape)
+    if isinstance(expr, ir.Read) and expr.depends and not variable.type.shape:
+        return text
+    if isinstance(expr, ir.Constant):
+        return f"torch.full(({shape}), {text}, device=device, dtype=dtype)"
+    return f"{text} + torch.zeros(({shape}), device=device, dtype=dtype)"
+
+
+def finite_source(draw: ir.Draw) -> ir.Expr | None:
+    """The finite source of a draw, None where it draws from a stream."""
+    if isinstance(draw.source, ir.Sample) and isinstance(draw.source.source.type, Records):
+        return draw.source.source
+    return None

@@ -1,0 +1,253 @@
+"""Checked expressions as Python text, for one copy; `mapped` lifts the text over the copies by vmap.
+
+Takes `ir.Expr`; gives text in which every name is a parameter of the function it will stand in. Knows nothing of
+levels or derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bilevel import ir
+from bilevel.backends.source import Comment, Function, Return, Statement
+from bilevel.backends.torch_func.naming import python_name
+from bilevel.dsl.types import Array, Tree, Type, Union, Unknown
+
+OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "^": "power"}
+RENAMED = {"sum": "total", "max": "largest", "min": "smallest", "abs": "absolute"}
+"""functions of the language that Python has under the same name with another meaning"""
+REDUCERS = {"mean": "mean(0)", "sum": "sum(0)", "max": "amax(0)", "min": "amin(0)"}
+PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4}
+
+Axes = Mapping[str, tuple[str, ...]]
+Place = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Writer:
+    """What the writing of one module has collected: its parts, its lets, and the names that runtime code takes.
+
+    `constants` are names in scope of the whole module (parts and params); `settings` are literals that a report
+    replaces, by their place in the recipe.
+    """
+
+    constants: frozenset[str]
+    taken: frozenset[str]
+    settings: Mapping[Place, str]
+    maximised: frozenset[str] = frozenset()
+    lets: dict[str, list[Function]] = field(default_factory=dict)
+
+    def name(self, name: str) -> str:
+        """The Python name of a recipe's name; `@phi` stands for the list of iterates of phi."""
+        if name.startswith("@"):
+            return f"{python_name(name[1:], self.taken)}_at"
+        return python_name(name, self.taken)
+
+
+def write(writer: Writer, expr: ir.Expr, parent: int = 0) -> str:
+    """The expression as Python text; `parent` is the precedence of the operator around it."""
+    match expr:
+        case ir.Constant(value=value):
+            return _constant(writer, expr, value)
+        case ir.Read(name=name):
+            return writer.name(name)
+        case ir.Operate():
+            return _operate(writer, expr, parent)
+        case ir.Builtin(function=name, arguments=arguments):
+            return _builtin(writer, name, arguments)
+        case ir.Apply():
+            return _apply(writer, expr)
+        case ir.CallLet():
+            return f"{let_function(writer, expr)}({', '.join(_call_arguments(writer, expr))})"
+        case ir.CallPart(function=function, arguments=arguments):
+            return f"{write(writer, function, 9)}({', '.join(write(writer, a) for a in arguments)})"
+        case ir.GradientOf(call=call):
+            return _gradient(writer, call)
+        case ir.Field(base=base, name=name):
+            return f"{write(writer, base, 9)}.{name}"
+        case ir.Item(base=base, items=items):
+            return f"{write(writer, base, 9)}[{', '.join(write(writer, i) for i in items)}]"
+        case ir.IterateOf(name=name, at=at):
+            return f"{writer.name(f'@{name}')}[{write(writer, at)}]"
+        case ir.Several(items=items):
+            return _several(writer, expr, items)
+        case ir.Reduced():
+            return _reduced(writer, expr)
+    raise TypeError(f"no text for {type(expr).__name__} at {expr.span}")
+
+
+def _constant(writer: Writer, expr: ir.Expr, value: int | float | str) -> str:
+    name = writer.settings.get((expr.span.start, expr.span.end))
+    return name if name is not None else repr(value)
+
+
+def _is_tree(type_: Type) -> bool:
+    return isinstance(type_, Tree | Union | Unknown)
+
+
+def _operate(writer: Writer, expr: ir.Operate, parent: int) -> str:
+    if any(_is_tree(o.type) for o in expr.operands):
+        inner = ", ".join(write(writer, o) for o in expr.operands)
+        return f"negative({inner})" if expr.operator == "neg" else f"{OPERATORS[expr.operator]}({inner})"
+    if expr.operator == "neg":
+        text, own = f"-{write(writer, expr.operands[0], 3)}", 3
+    else:
+        own = PRECEDENCE[expr.operator]
+        left, right = expr.operands
+        sign = "**" if expr.operator == "^" else f" {expr.operator} "
+        # Only + and * may drop brackets on their right; ** binds from the right, so brackets go to its left.
+        sides = (own + 1, own) if expr.operator == "^" else (own, own + 1)
+        text = f"{write(writer, left, sides[0])}{sign}{write(writer, right, sides[1])}"
+    return f"({text})" if own < parent else text
+
+
+def _builtin(writer: Writer, name: str, arguments: tuple[ir.Expr, ...]) -> str:
+    inner = ", ".join(write(writer, a) for a in arguments)
+    if name in ("arange", "eye"):
+        return f"torch.{name}({inner}, device=device)" if name == "arange" else f"torch.eye({inner}, device=device, dtype=dtype)"
+    return f"{RENAMED.get(name, name)}({inner})"
+
+
+def _apply(writer: Writer, expr: ir.Apply) -> str:
+    groups = [write(writer, p) for p in expr.parameters]
+    parameters = groups[0] if len(groups) == 1 else f"merge({', '.join(groups)})"
+    single = ".single" if expr.single else ""
+    return f"{write(writer, expr.network, 9)}{single}({parameters}, {write(writer, expr.input)})"
+
+
+def _several(writer: Writer, expr: ir.Several, items: tuple[ir.Expr, ...]) -> str:
+    inner = ", ".join(write(writer, i) for i in items)
+    if isinstance(expr.type, Union):
+        return f"merge({inner})"
+    if isinstance(expr.type, Array) and all(isinstance(i, ir.Constant) for i in items):
+        return f"torch.tensor([{inner}], device=device, dtype=dtype)"
+    if isinstance(expr.type, Array):
+        return f"torch.stack([{inner}])"
+    return f"[{inner}]"
+
+
+def _gradient(writer: Writer, call: ir.CallLet | ir.CallPart) -> str:
+    if isinstance(call, ir.CallLet):
+        return f"grad({let_function(writer, call)})({', '.join(_call_arguments(writer, call))})"
+    return f"grad({write(writer, call.function, 9)})({', '.join(write(writer, a) for a in call.arguments)})"
+
+
+# ---- lets ----------------------------------------------------------------------------------------------------
+
+
+def _call_arguments(writer: Writer, call: ir.CallLet) -> list[str]:
+    free = [writer.name(n) for n in call.free if n not in writer.constants]
+    return [write(writer, a) for a in call.arguments] + free + sorted(_settings(writer, call.body))
+
+
+def let_function(writer: Writer, call: ir.CallLet) -> str:
+    """The name of the function for a let with these argument types; written once for each different body."""
+    parameters = [writer.name(p) for p in (*call.parameters, *(n for n in call.free if n not in writer.constants))]
+    body = (Return(write(writer, call.body)),)
+    known = writer.lets.setdefault(call.name, [])
+    at = f"{call.body.span.source.name}:{call.body.span.line}"
+    name = writer.name(call.name) + (f"_{len(known) + 1}" if known else "")
+    settings = sorted(_settings(writer, call.body))
+    function = Function(name, (*parameters, *settings), "", body, at)
+    for other in known:
+        if (other.parameters, other.body) == (function.parameters, function.body):
+            return other.name
+    known.append(function)
+    return name
+
+
+def let_functions(writer: Writer) -> list[Statement]:
+    """All lets written so far, in the order in which they were first needed."""
+    if not writer.lets:
+        return []
+    functions: list[Statement] = [f for variants in writer.lets.values() for f in variants]
+    return [Comment("---- definitions"), Comment(""), *functions]
+
+
+# ---- reducers and copies -------------------------------------------------------------------------------------
+
+
+def _reduced(writer: Writer, expr: ir.Reduced) -> str:
+    """Open indices are closed by a vmap over their copies, counters by a list."""
+    closed = [b.name for b in expr.binders if b.source is None]
+    text = write(writer, expr.body)
+    order = [a for a in expr.body.axes if a in closed]
+    kind = "min" if expr.kind == "worst" and writer.maximised else "max" if expr.kind == "worst" else expr.kind
+    for binder in reversed([b for b in expr.binders if b.source is not None]):
+        text = f"torch.stack([{text} for {_counter(writer, binder)}]).{REDUCERS[kind]}"
+    text = mapped(writer, text, order, free_reads(expr.body) if not _counted(expr) else free_reads(expr))
+    for _ in order:
+        text = f"{text}.{REDUCERS[kind]}"
+    return text
+
+
+def _counted(expr: ir.Reduced) -> bool:
+    return any(b.source is not None for b in expr.binders)
+
+
+def _counter(writer: Writer, binder: ir.Binder) -> str:
+    assert isinstance(binder.source, ir.Counting)
+    low, high = write(writer, binder.source.low), write(writer, binder.source.high)
+    return f"{writer.name(binder.name)} in range({low}, {high} + 1)"
+
+
+def mapped(writer: Writer, text: str, axes: list[str] | tuple[str, ...], reads: Axes) -> str:
+    """`text`, which is for one copy, over all copies of `axes` (outermost first); one vmap for each axis.
+
+    Values without an axis are closed over; torch.func differentiates through closures.
+    """
+    for axis in reversed(list(axes)):
+        names = sorted(writer.name(n) for n, own in reads.items() if axis in own)
+        inside = ", ".join(names)
+        text = f"vmap(lambda {inside}: {text})({inside})"
+    return text
+
+
+def free_reads(expr: ir.Expr, bound: frozenset[str] = frozenset()) -> dict[str, tuple[str, ...]]:
+    """The names that the text of an expression reads, with the axes over which their values are copied.
+
+    Iterates are read as `@NAME`; bodies of lets count with what they take from around the let.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    match expr:
+        case ir.Read(name=name):
+            if name not in bound:
+                found[name] = expr.axes
+        case ir.IterateOf(name=name, at=at):
+            found[f"@{name}"] = tuple(a for a in expr.axes if a not in at.axes)
+            found |= free_reads(at, bound)
+        case ir.CallLet():
+            for argument in expr.arguments:
+                found |= free_reads(argument, bound)
+            inner = free_reads(expr.body, frozenset(expr.parameters))
+            found |= {n: a for n, a in inner.items() if n not in bound}
+        case ir.Reduced():
+            own = bound | {b.name for b in expr.binders if b.source is not None}
+            found |= free_reads(expr.body, own)
+            for binder in expr.binders:
+                if binder.source is not None:
+                    found |= free_reads(binder.source, bound)
+        case _:
+            for child in ir.children(expr):
+                found |= free_reads(child, bound)
+    return found
+
+
+def _settings(writer: Writer, expr: ir.Expr) -> set[str]:
+    """The replaceable literals inside an expression."""
+    if not writer.settings:
+        return set()
+    places = {(e.span.start, e.span.end) for e in ir.walk(expr) if isinstance(e, ir.Constant)}
+    return {name for place, name in writer.settings.items() if place in places}
+
+
+def parameters_of(writer: Writer, *exprs: ir.Expr) -> list[str]:
+    """The Python names that the text of some expressions needs, parts and params left out, in a stable order."""
+    names: dict[str, None] = {}
+    for expr in exprs:
+        for name in free_reads(expr):
+            if name not in writer.constants:
+                names[writer.name(name)] = None
+        names |= dict.fromkeys(sorted(_settings(writer, expr)))
+    return list(names)

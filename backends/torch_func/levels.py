@@ -1,0 +1,554 @@
+"""The functions of one level: start, draw, objective, gradient, update, forward, pullback, step, report.
+
+One function here for each operation of a plan; it takes the plan and a level and gives a `Function`. All functions
+of a copied level work on all copies at once: values have the copies as leading axes, objectives are summed over
+them, and since copies do not read each other the gradient of the sum is the gradient of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bilevel import ir
+from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement, words
+from bilevel.backends.torch_func import draws
+from bilevel.backends.torch_func.expressions import Writer, free_reads, mapped, parameters_of, write
+from bilevel.errors import Span
+from bilevel.plan import Plan, Step
+
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+@dataclass(slots=True)
+class Coder:
+    """What is known while the functions of a plan are written; `known` holds the parameters of those written."""
+
+    plan: Plan
+    writer: Writer
+    known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def call(self, name: str, **replaced: str) -> str:
+        """A call of an emitted function: every parameter is given the value of the same name, or a replacement."""
+        return f"{name}({', '.join(replaced.get(p, p) for p in self.known[name])})"
+
+    def function(
+        self, name: str, parameters: list[str], doc: str, body: list[Statement], span: Span | None, fixed: int = 0
+    ) -> Function:
+        """Make a function and remember its parameters, so that callers can be written.
+
+        Parameters that the body does not use are dropped, except the first `fixed`.
+        """
+        used = words(tuple(body))
+        parameters = [p for i, p in enumerate(dict.fromkeys(parameters)) if i < fixed or p in used]
+        self.known[name] = tuple(parameters)
+        at = "" if span is None else f"{span.source.name.rpartition('/')[2]}:{span.line}"
+        return Function(name, tuple(parameters), doc, tuple(body), at)
+
+    def needs(self, *names: str, without: tuple[str, ...] | list[str] = ()) -> list[str]:
+        """The parameters of emitted functions together, in order, `key` last, some left out."""
+        found = dict.fromkeys(p for n in names if n in self.known for p in self.known[n] if p not in without)
+        return sorted(found, key=lambda p: p in ("key", "device"))
+
+    @property
+    def program(self) -> ir.Program:
+        return self.plan.program
+
+
+# ---- names of a level ----------------------------------------------------------------------------------------
+
+
+def own(coder: Coder, level: ir.Level) -> list[str]:
+    """The variables in the coordinates that the solver steps in."""
+    return [coder.writer.name(v.name) + ("_free" if v.domain else "") for v in level.variables]
+
+
+def pack(names: list[str]) -> str:
+    """One name, or a tuple of several."""
+    return names[0] if len(names) == 1 else f"({', '.join(names)})"
+
+
+def drawn(coder: Coder, level: ir.Level) -> list[str]:
+    return [coder.writer.name(n.name) for n in (*level.indices, *level.draws)]
+
+
+def solutions(coder: Coder, level: ir.Level) -> list[str]:
+    return [coder.writer.name(n) for n in level.names]
+
+
+def used_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
+    """The levels inside that something other than a report reads."""
+    return [i for i in level.levels if not coder.plan.facts[i.name].unread]
+
+
+def active_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
+    """The levels inside that are differentiated."""
+    return [i for i in used_levels(coder, level) if coder.plan.choices[i.name].adjoint is not None]
+
+
+def counter(coder: Coder, level: ir.Level) -> str | None:
+    duration = level.phases[0].duration
+    return coder.writer.name(duration.counter) if isinstance(duration, ir.Steps) and duration.counter else None
+
+
+def is_warm(level: ir.Level) -> bool:
+    return any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
+
+
+def to_values(coder: Coder, level: ir.Level, source: str) -> list[Statement]:
+    """Statements that give the variables' values, from their free coordinates packed in `source`."""
+    names = own(coder, level)
+    lines: list[Statement] = []
+    if source != pack(names):
+        lines.append(Assign(pack(names).strip("()"), source))
+    for variable, name in zip(level.variables, names, strict=True):
+        if variable.domain is not None:
+            lines.append(Assign(coder.writer.name(variable.name), domain_call(variable, name)))
+    return lines
+
+
+def domain_call(variable: ir.Variable, argument: str, suffix: str = "") -> str:
+    values = "".join(f", {a!r}" for a in variable.domain_arguments)
+    return f"{variable.domain}{suffix}({argument}{values})"
+
+
+# ---- start and draw ------------------------------------------------------------------------------------------
+
+
+def start_function(coder: Coder, step: Step) -> Function:
+    """The first iterate, in free coordinates."""
+    level = coder.program.level(step.level)
+    texts = [draws.start(coder.writer, coder.program, level, v) for v in level.variables]
+    free = [domain_call(v, t, "_free") if v.domain else t for v, t in zip(level.variables, texts, strict=True)]
+    exprs = [v.start for v in level.variables if v.start is not None]
+    needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in level.copies)]
+    parameters = [p for p in dict.fromkeys(needed) if any(_mentions(t, p) for t in texts)]
+    doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{_per(level)}."
+    return coder.function(step.name.replace(".", "_"), [*parameters, "key"], doc, [Return(pack(free))], step.span)
+
+
+def _mentions(text: str, name: str) -> bool:
+    import re
+
+    return re.search(rf"(?<![\w.]){re.escape(name)}\b", text) is not None
+
+
+def _per(level: ir.Level) -> str:
+    return f", one per {' and '.join(level.copies)}" if level.copies else ""
+
+
+def draw_function(coder: Coder, step: Step) -> Function:
+    """What a level draws afresh in each of its steps."""
+    level = coder.program.level(step.level)
+    lines: list[Statement] = []
+    exprs: list[ir.Expr] = []
+    axes: set[str] = set(level.copies)
+    for index in level.indices:
+        lines.append(_assign(coder, index.name, draws.index_draw(coder.writer, coder.program, level, index), index.span))
+        exprs.append(index.source)
+    for draw in level.draws:
+        lines.append(_assign(coder, draw.name, _draw_text(coder, level, draw), draw.span))
+        exprs.append(draw.source)
+        axes |= set(draw.source.axes)
+    outside = [coder.writer.name(a) for a in sorted(axes) if a not in {i.name for i in level.indices}]
+    names = drawn(coder, level)
+    parameters = [p for p in dict.fromkeys([*parameters_of(coder.writer, *exprs), *outside]) if p not in names]
+    if _epochs(level):
+        parameters += ["step", "level_key"]
+    doc = f"The draws of one step of {level.name}."
+    lines.append(Return(", ".join(names)))
+    return coder.function(f"{level.name}_draw", [*parameters, "key"], doc, lines, step.span)
+
+
+def _draw_text(coder: Coder, level: ir.Level, draw: ir.Draw) -> str:
+    if _epochs(level) and draws.finite_source(draw) is not None:
+        return draws.epoch_draw(coder.writer, draw, "level_key")
+    return draws.batch_draw(coder.writer, coder.program, level, draw)
+
+
+def _epochs(level: ir.Level) -> bool:
+    duration = level.phases[0].duration
+    return isinstance(duration, ir.Steps) and duration.unit == "epochs"
+
+
+def _assign(coder: Coder, name: str, text: str, span: Span) -> Assign:
+    return Assign(coder.writer.name(name), text, f"{span.source.name.rpartition('/')[2]}:{span.line}")
+
+
+# ---- objective and gradient ----------------------------------------------------------------------------------
+
+
+def objective_function(coder: Coder, step: Step) -> Function:
+    """What a level minimises, summed over its copies; the negative of what it maximises."""
+    level = coder.program.level(step.level)
+    assert level.objective is not None
+    value = level.objective.value
+    coder.writer.maximised = level.objective.sense == "maximize"
+    text = write(coder.writer, value)
+    reads = free_reads(value) | {a: draws.index_axes(coder.program, a) for a in level.copies}
+    text = mapped(coder.writer, text, level.copies, reads)
+    coder.writer.maximised = False
+    text = f"({text}).sum()" if level.copies else text
+    text = f"-({text})" if level.objective.sense == "maximize" else text
+    names = parameters_of(coder.writer, value)
+    first = [n for n in (*solutions(coder, level), *_inner_names(coder, level)) if n in names]
+    indices = [coder.writer.name(a) for a in level.copies]
+    rest = [n for n in dict.fromkeys([*names, *indices]) if n not in first and (n in names or n in indices)]
+    doc = f"What {level.name} {level.objective.sense}s" + (f", summed over {' and '.join(level.copies)}" if level.copies else "")
+    negative = ", as a negative number" if level.objective.sense == "maximize" else ""
+    return coder.function(f"{level.name}_objective", [*first, *rest], f"{doc}{negative}.", [Return(text)], step.span)
+
+
+def _inner_names(coder: Coder, level: ir.Level) -> list[str]:
+    names = [n for inner in level.levels for n in inner.names]
+    return [coder.writer.name(n) for n in names] + [coder.writer.name(f"@{n}") for n in names]
+
+
+def gradient_function(coder: Coder, step: Step) -> Function:
+    """The gradient of the objective in the variables; for a level with levels inside, the hypergradient."""
+    level = coder.program.level(step.level)
+    name = f"{level.name}_gradient"
+    restricted = any(v.domain for v in level.variables)
+    if not used_levels(coder, level) and not restricted and len(level.variables) == 1:
+        return _plain_gradient(coder, level, name, step)
+    body: list[Statement] = [*_values_with_pulls(coder, level)]
+    for inner in used_levels(coder, level):
+        body += _solve(coder, inner)
+    body += _objective_gradient(coder, level)
+    have = _cotangents_known(coder, level)
+    for inner in reversed(active_levels(coder, level)):
+        body += _pull(coder, inner, have)
+    body += _back_to_free(coder, level)
+    body.append(Return(_returned(coder, level)))
+    parameters = _gradient_parameters(coder, level)
+    doc = f"Gradient of the objective of {level.name} in {' and '.join(level.names)}{_through(coder, level)}."
+    return coder.function(name, parameters, doc, body, step.span)
+
+
+def _plain_gradient(coder: Coder, level: ir.Level, name: str, step: Step) -> Function:
+    objective = f"{level.name}_objective"
+    operator = "grad_and_value" if level.parent is None else "grad"
+    body = [Return(coder.call(objective).replace(objective, f"{operator}({objective})", 1))]
+    doc = f"Gradient of the objective of {level.name}{' and its value' * (level.parent is None)}."
+    return coder.function(name, list(coder.known[objective]), doc, list(body), step.span)
+
+
+def _through(coder: Coder, level: ir.Level) -> str:
+    active = [i.name for i in active_levels(coder, level)]
+    return f", through {' and '.join(active)}" if active else ""
+
+
+def _gradient_parameters(coder: Coder, level: ir.Level) -> list[str]:
+    """Own variables, then draws and names from outside, `key` where a level inside needs one."""
+    inside = used_levels(coder, level)
+    local = [*own(coder, level), *solutions(coder, level), *_inner_names(coder, level)]
+    local += [f"{i.name}_states" for i in inside] + [f"d_{n}" for n in local] + ["keep", "states"]
+    functions = [f"{level.name}_objective", *(f"{i.name}_{o}" for i in inside for o in ("forward", "pullback"))]
+    return [*own(coder, level), *coder.needs(*functions, without=local)]
+
+
+def _values_with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The values of restricted variables, and how a cotangent gets back to their free coordinates."""
+    lines: list[Statement] = []
+    for variable in level.variables:
+        if variable.domain is not None:
+            name = coder.writer.name(variable.name)
+            call = domain_call(variable, "free")
+            lines.append(Assign(f"{name}, {name}_back", f"vjp(lambda free: {call}, {name}_free)"))
+    return lines
+
+
+def _solve(coder: Coder, inner: ir.Level) -> list[Statement]:
+    """Run a level inside, and give its solution (and iterates) the names the recipe has for them."""
+    states = f"{inner.name}_states"
+    differentiated = coder.plan.choices[inner.name].adjoint is not None or coder.plan.facts[inner.name].iterates
+    call = coder.call(f"{inner.name}_forward", key=f'fold(key, "{inner.name}")', keep=str(differentiated))
+    lines: list[Statement] = [Assign(states, call)]
+    lines += to_values(coder, inner, f"{states}[-1][0]")
+    if coder.plan.facts[inner.name].iterates:
+        lines += _iterates(coder, inner, states)
+    return lines
+
+
+def _iterates(coder: Coder, inner: ir.Level, states: str) -> list[Statement]:
+    lines: list[Statement] = []
+    for place, variable in enumerate(inner.variables):
+        value = "state[0]" if len(inner.variables) == 1 else f"state[0][{place}]"
+        value = domain_call(variable, value) if variable.domain else value
+        lines.append(Assign(coder.writer.name(f"@{variable.name}"), f"[{value} for state in {states}]"))
+    return lines
+
+
+def _objective_gradient(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The direct derivative of the objective in variables, solutions and iterates."""
+    objective = f"{level.name}_objective"
+    parameters = coder.known[objective]
+    wanted = [*solutions(coder, level), *_differentiated_names(coder, level)]
+    places = [i for i, p in enumerate(parameters) if p in wanted]
+    targets = [f"d_{parameters[i]}" for i in places]
+    top = level.parent is None
+    operator = "grad_and_value" if top else "grad"
+    given = coder.call(objective).removeprefix(objective)
+    argnums = f"({', '.join(map(str, places))}{',' * (len(places) == 1)})"
+    left = f"({', '.join(targets)}{',' * (len(targets) == 1)})"
+    lines: list[Statement] = [Assign(f"{left}, value" if top else left, f"{operator}({objective}, argnums={argnums}){given}")]
+    for name in solutions(coder, level):
+        if f"d_{name}" not in targets and not _pulled(coder, level, name):
+            lines.append(Assign(f"d_{name}", f"zeros({name})"))
+    for inner in active_levels(coder, level):
+        lines += _missing_cotangents(coder, inner, targets)
+    return lines
+
+
+def _differentiated_names(coder: Coder, level: ir.Level) -> list[str]:
+    names = [n for inner in active_levels(coder, level) for n in inner.names]
+    return [coder.writer.name(n) for n in names] + [coder.writer.name(f"@{n}") for n in names]
+
+
+def _missing_cotangents(coder: Coder, inner: ir.Level, targets: list[str]) -> list[Statement]:
+    """Zeros for solutions that the objective does not read; iterates and solution joined into one list."""
+    lines: list[Statement] = []
+    for name in inner.names:
+        solution, iterates = coder.writer.name(name), coder.writer.name(f"@{name}")
+        if coder.plan.facts[inner.name].iterates:
+            if f"d_{iterates}" not in targets:
+                lines.append(Assign(f"d_{iterates}", f"zeros({iterates})"))
+            if f"d_{solution}" in targets:
+                lines.append(Assign(f"d_{iterates}[-1]", f"add(d_{iterates}[-1], d_{solution})"))
+        elif f"d_{solution}" not in targets:
+            lines.append(Assign(f"d_{solution}", f"zeros({solution})"))
+    return lines
+
+
+def _cotangents_known(coder: Coder, level: ir.Level) -> set[str]:
+    """The cotangents that exist once the objective itself has been differentiated."""
+    direct = [n for n in solutions(coder, level) if n in coder.known[f"{level.name}_objective"]]
+    unread = [n for n in solutions(coder, level) if not _pulled(coder, level, n)]
+    return {f"d_{n}" for n in (*direct, *unread, *_differentiated_names(coder, level))}
+
+
+def _pulled(coder: Coder, level: ir.Level, name: str) -> bool:
+    """Whether a level inside gives a cotangent for a variable."""
+    inside = active_levels(coder, level)
+    return any(name == coder.writer.name(t) for i in inside for t in coder.plan.facts[i.name].targets)
+
+
+def _pull(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
+    """Add what a level inside contributes to the cotangents of what it reads; `have` names those known so far."""
+    targets = [coder.writer.name(t) for t in coder.plan.facts[inner.name].targets]
+    more = [f"more_{t}" if f"d_{t}" in have else f"d_{t}" for t in targets]
+    call = coder.call(f"{inner.name}_pullback", key=f'fold(key, "{inner.name}")', states=f"{inner.name}_states")
+    lines: list[Statement] = [Assign(", ".join(more), call)]
+    for target, extra in zip(targets, more, strict=True):
+        if extra != f"d_{target}":
+            lines += _added_cotangent(coder, inner, target, extra)
+        have.add(f"d_{target}")
+    return lines
+
+
+def _added_cotangent(coder: Coder, inner: ir.Level, target: str, extra: str) -> list[Statement]:
+    """The cotangent of a variable, or of the solution of an earlier level, with one more contribution."""
+    around = coder.program.level(inner.parent or "")
+    for earlier in active_levels(coder, around):
+        names = [coder.writer.name(n) for n in earlier.names]
+        if target in names and coder.plan.facts[earlier.name].iterates:
+            iterates = f"d_{target}_at"
+            return [Assign(f"{iterates}[-1]", f"add({iterates}[-1], {extra})")]
+    return [Assign(f"d_{target}", f"add(d_{target}, {extra})")]
+
+
+def _back_to_free(coder: Coder, level: ir.Level) -> list[Statement]:
+    lines: list[Statement] = []
+    for variable in level.variables:
+        if variable.domain is not None:
+            name = coder.writer.name(variable.name)
+            lines.append(Assign(f"(d_{name},)", f"{name}_back(d_{name})"))
+    return lines
+
+
+def _returned(coder: Coder, level: ir.Level) -> str:
+    gradient = pack([f"d_{n}" for n in solutions(coder, level)])
+    if level.parent is not None:
+        return gradient
+    warm = [i for i in used_levels(coder, level) if is_warm(i)]
+    ends = f", {{{', '.join(f'{i.name!r}: {_end(coder, i)}' for i in warm)}}}" if warm else ""
+    return f"{gradient}, value{ends}"
+
+
+def _end(coder: Coder, inner: ir.Level) -> str:
+    """Where the next solve of a warm level begins: its last state and the number of steps taken so far."""
+    return f"(*{inner.name}_states[-1][:2], begun({inner.name}_begin) + len({inner.name}_states) - 1)"
+
+
+# ---- update --------------------------------------------------------------------------------------------------
+
+
+def update_function(coder: Coder, step: Step) -> Function:
+    """One step of the solver along a gradient."""
+    level = coder.program.level(step.level)
+    names = own(coder, level)
+    parameters = [names[0] if len(names) == 1 else "variables", "solver", "gradient", "count"]
+    solvers = level.phases[0].solvers
+    exprs = [a for s in solvers for a in s.arguments.values()]
+    more = [p for p in parameters_of(coder.writer, *exprs) if p not in parameters]
+    x = parameters[0]
+    if len(solvers) == 1:
+        body: list[Statement] = [Return(_solver_call(coder, level, solvers[0], x, "solver", "gradient"))]
+    else:
+        body = _several_solvers(coder, level, x)
+    spelled = ", ".join(s.span.text for s in solvers)
+    doc = f"One step of {spelled}: the next {' and '.join(level.names)} and the solver's state."
+    return coder.function(f"{level.name}_update", [*parameters, *more], doc, body, step.span)
+
+
+def _several_solvers(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """Each solver moves its own variables, all from the same gradient."""
+    places = {v.name: i for i, v in enumerate(level.variables)}
+    lines: list[Statement] = []
+    for number, solver in enumerate(level.phases[0].solvers):
+        mine = [places[n] for n in solver.variables]
+        args = [f"({', '.join(f'{source}[{i}]' for i in mine)},)" for source in (x, "gradient")]
+        moved = ", ".join(f"moved_{i}" for i in mine)
+        call = _solver_call(coder, level, solver, args[0], f"solver[{number}]", args[1])
+        lines.append(Assign(f"({moved},), solver_{number}", call))
+    states = ", ".join(f"solver_{n}" for n in range(len(level.phases[0].solvers)))
+    moved = ", ".join(f"moved_{i}" for i in range(len(level.variables)))
+    return [*lines, Return(f"({moved}), ({states})")]
+
+
+def _solver_call(coder: Coder, level: ir.Level, solver: ir.Solver, x: str, state: str, gradient: str) -> str:
+    arguments = {n: write(coder.writer, a) for n, a in solver.arguments.items()}
+    if level.parent is None:
+        return _optimizer_call(solver, arguments, x, state, gradient)
+    named = "".join(f", {n}={t}" for n, t in arguments.items())
+    text = f"{solver.name}({x}, {state}, {gradient}, count{named})"
+    reads = {n: a for e in solver.arguments.values() for n, a in free_reads(e).items()}
+    if level.copies and ("clip" in arguments or any(reads.values())):
+        # One rate for each copy, or a norm over one copy: neither lines up with leading axes by itself.
+        lifted = reads | {n: level.copies for n in (x, state, gradient)}
+        return mapped(coder.writer, text, level.copies, lifted)
+    return text
+
+
+def _optimizer_call(solver: ir.Solver, arguments: dict[str, str], x: str, state: str, gradient: str) -> str:
+    """torch.optim's own optimiser, with our names for its options."""
+    options = {n: t for n, t in arguments.items() if n not in ("beta1", "beta2", "epsilon", "clip")}
+    if "beta1" in arguments or "beta2" in arguments:
+        options["betas"] = f"({arguments.get('beta1', '0.9')}, {arguments.get('beta2', '0.999')})"
+    if "epsilon" in arguments:
+        options["eps"] = arguments["epsilon"]
+    inner = ", ".join(f'"{n}": {t}' for n, t in options.items())
+    clip = f", clip={arguments['clip']}" if "clip" in arguments else ""
+    return f"optimizer_step(torch.optim.{OPTIMIZERS[solver.name]}, {{{inner}}}, {x}, {state}, {gradient}{clip})"
+
+
+def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
+    """The solver's state before the first step."""
+    solvers = level.phases[0].solvers
+    if level.parent is None:
+        return "()" if len(solvers) == 1 else f"({', '.join('()' for _ in solvers)},)"
+    places = {v.name: i for i, v in enumerate(level.variables)}
+    texts = []
+    for solver in solvers:
+        mine = x if len(solvers) == 1 else f"({', '.join(f'{x}[{places[n]}]' for n in solver.variables)},)"
+        momentum = solver.arguments.get("momentum")
+        extra = f", {write(coder.writer, momentum)}" if momentum is not None and solver.name == "sgd" else ""
+        texts.append(f"{solver.name}_state({mine}{extra})")
+    return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
+
+
+# ---- steps of a level ----------------------------------------------------------------------------------------
+
+
+def steps_text(coder: Coder, level: ir.Level) -> str:
+    """How many steps a level takes, as text."""
+    duration = level.phases[0].duration
+    assert isinstance(duration, ir.Steps)
+    count = write(coder.writer, duration.count)
+    if duration.first is not None:
+        return f"{count} - {write(coder.writer, duration.first)} + 1"
+    if duration.unit == "epochs":
+        draw = next(d for d in level.draws if draws.finite_source(d) is not None)
+        source = draws.finite_source(draw)
+        assert source is not None and isinstance(draw.source, ir.Sample) and draw.source.count is not None
+        return f"{count} * (length({write(coder.writer, source)}) // {write(coder.writer, draw.source.count)})"
+    return count
+
+
+def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The counter and the draws of one step, which the forward pass and the adjoint make alike."""
+    lines: list[Statement] = []
+    name = counter(coder, level)
+    duration = level.phases[0].duration
+    if name is not None and isinstance(duration, ir.Steps) and duration.first is not None:
+        lines.append(Assign(name, f"{write(coder.writer, duration.first)} + step"))
+    if level.draws or level.indices:
+        call = coder.call(f"{level.name}_draw", key="keys[step]", level_key="key")
+        lines.append(Assign(", ".join(drawn(coder, level)), call))
+    return lines
+
+
+def count_text(level: ir.Level) -> str:
+    """Steps that the solver has taken before this one: a warm level goes on counting."""
+    return f"begun({level.name}_begin) + step" if is_warm(level) else "step"
+
+
+def forward_function(coder: Coder, step: Step) -> Function:
+    """Solve a level: all states from the start to the solution, or with `keep=False` the last one."""
+    level = coder.program.level(step.level)
+    x = pack(own(coder, level))
+    adjoint = coder.plan.choices[level.name].adjoint
+    gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
+    loop: list[Statement] = [*step_body(coder, level), Assign("gradient", gradient)]
+    if adjoint is not None and adjoint.gradient == "kept":
+        loop.append(Assign("states[-1]", f"(*states[-1][:2], gradient)"))
+    loop.append(Assign(f"{x}, solver", _update_call(coder, level, x, "gradient", count_text(level))))
+    loop.append(Assign("", f"states.append(({x}, solver))"))
+    loop.append(If("not keep", (Assign("", "del states[0]"),)))
+    body: list[Statement] = [*_begin(coder, level, x), Assign("states", f"[({x}, solver)]")]
+    if _uses_keys(coder, level):
+        body.append(Assign("keys", f"fold(key, numbers({steps_text(coder, level)}, key))"))
+    body += [Loop("step", f"range({steps_text(coder, level)})", tuple(loop)), Return("states")]
+    parameters = _level_parameters(coder, level, ["start", "draw", "gradient", "update"])
+    doc = f"The states (iterate, solver's state) of {level.name}{_per(level)}: all, or the last."
+    return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span)
+
+
+def _uses_keys(coder: Coder, level: ir.Level) -> bool:
+    return bool(level.draws or level.indices) or "key" in coder.known[f"{level.name}_gradient"]
+
+
+def _begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    start = coder.call(f"{level.name}_start")
+    cold: list[Statement] = [Assign(x, start), Assign("solver", solver_state(coder, level, x))]
+    if not is_warm(level):
+        return cold
+    begin = f"{level.name}_begin"
+    return [
+        If(f"{begin} is None", tuple(cold)),
+        If(f"{begin} is not None", (Assign(f"{x}, solver, _", begin),)),
+    ]
+
+
+def _update_call(coder: Coder, level: ir.Level, x: str, gradient: str, count: str) -> str:
+    return coder.call(f"{level.name}_update", variables=x, gradient=gradient, count=count)
+
+
+def _level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
+    """What a solve of the level needs from outside."""
+    local = [*own(coder, level), *drawn(coder, level), "variables", "solver", "gradient", "count", "step", "level_key"]
+    local += [counter(coder, level) or ""]
+    functions = [f"{level.name}_{o}" for o in operations]
+    found = coder.needs(*functions, without=local)
+    settings = [p for p in _step_settings(coder, level) if p not in found]
+    warm = [f"{level.name}_begin"] if is_warm(level) else []
+    keyed = ["key"] if "key" not in found else []
+    return [*(p for p in found if p != "key"), *settings, *warm, *keyed, *(p for p in found if p == "key")]
+
+
+def _step_settings(coder: Coder, level: ir.Level) -> list[str]:
+    """Names in the number of steps that are no constants of the module."""
+    duration = level.phases[0].duration
+    assert isinstance(duration, ir.Steps)
+    exprs = [duration.count] + ([duration.first] if duration.first is not None else [])
+    momentum = [a for s in level.phases[0].solvers for n, a in s.arguments.items() if n == "momentum"]
+    return parameters_of(coder.writer, *exprs, *momentum)

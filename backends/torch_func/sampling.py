@@ -1,0 +1,124 @@
+"""Draws: samples, tasks, random starts, each a pure function of a key.
+
+A *record* is a named tuple of tensors (or of records). A *finite source* is a record whose tensors share a leading
+axis of samples. A *stream* has `sample(keys)`, one item per key. Keys of copies carry the copies as leading axes.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from bilevel.backends.torch_func.initial import initial_parameters
+from bilevel.backends.torch_func.random import choose, fold, normal, permutation, uniform
+from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
+
+
+def numbers(count: int, like: Tensor) -> Tensor:
+    """0, 1, ..., count - 1, to fold into a key: one key for each copy, step or draw."""
+    return torch.arange(count, device=like.device)
+
+
+def length(source: Tree, axis: int = 0) -> int:
+    """The number of samples of a finite source, or of copies along an axis."""
+    return int(leaves(source)[0].shape[axis])
+
+
+def draw(source: Any, count: int, keys: Tensor, depth: int = 0) -> Tree:
+    """`count` samples without replacement for every key, or `count` new items of a stream.
+
+    Shapes: fields have the leading axes keys.shape + [count]. `depth`: how many leading axes of the source are
+    copies; then they are those of the keys, and every copy draws from its own samples.
+    """
+    if not isinstance(source, tuple):
+        return source.sample(fold(keys, numbers(count, keys)))
+    available = length(source, depth)
+    if count > available:
+        raise ValueError(f"{count} samples were asked of a source that has {available}")
+    return take(source, choose(keys, count, available), depth)
+
+
+def draw_epoch(source: Any, count: int, key: Tensor, step: int, word: str) -> Tree:
+    """The samples of step `step` when passes over a finite source are shuffled anew; a short last batch is dropped."""
+    batches = length(source) // count
+    order = permutation(fold(key, word, step // batches), length(source))
+    begin = step % batches * count
+    return take(source, order[..., begin : begin + count], 0)
+
+
+def take(source: Any, positions: Tensor, depth: int) -> Tree:
+    """The samples at `positions` int64[..., n] with one more field, `index`, that holds them."""
+    pick: Callable[..., Any] = lambda record, place: tree_map(lambda field: field[place], record)
+    for _ in range(depth):
+        pick = vmap(pick)
+    fields = pick(source, positions)
+    names = [n for n in source._fields if n != "index"]
+    return namedtuple("Drawn", [*names, "index"])(*(getattr(fields, n) for n in names), positions)
+
+
+def draw_normal(keys: Tensor, mean: float, deviation: float, like: Tree, shape: tuple[int, ...] = ()) -> Tree:
+    """Normal numbers for every key: one array of `shape`, or a tree like `like` (a tensor gives the dtype)."""
+    return _random(lambda k, s, t: normal(k, *s, mean=mean, deviation=deviation, dtype=t), keys, like, shape)
+
+
+def draw_uniform(keys: Tensor, low: float, high: float, like: Tree, shape: tuple[int, ...] = ()) -> Tree:
+    """Uniform numbers for every key: one array of `shape`, or a tree like `like` (a tensor gives the dtype)."""
+    return _random(lambda k, s, t: uniform(k, *s, low=low, high=high, dtype=t), keys, like, shape)
+
+
+def _random(make: Callable[..., Tensor], keys: Tensor, like: Tree, shape: tuple[int, ...]) -> Tree:
+    if isinstance(like, dict):
+        return {name: make(fold(keys, name), tuple(leaf.shape), leaf.dtype) for name, leaf in like.items()}
+    return make(keys, shape, like.dtype)
+
+
+class Network:
+    """A torch module as a function of its parameters: `net(w, x)` is f_w(x)."""
+
+    def __init__(self, module: nn.Module, parts: dict[str, str], dtype: torch.dtype, device: torch.device | str) -> None:
+        self.module = module.to(device=device, dtype=dtype)
+        self.parts, self.dtype = parts, dtype
+
+    def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Outputs for a batch of samples with a leading axis."""
+        return functional_call(self.module, parameters, (x,))  # type: ignore[no-any-return]
+
+    def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The output for one sample without a leading axis."""
+        return self(parameters, x[None])[0]
+
+    def select(self, only: str | None = None, without: str | None = None) -> dict[str, Tensor]:
+        """The module's own parameters: all, one part, or all but one part."""
+        own = {name: p.detach() for name, p in self.module.named_parameters()}
+        pattern = only if only is not None else without
+        if pattern is None:
+            return own
+        chosen = matching(own, self.parts.get(pattern, pattern))
+        return {n: p for n, p in own.items() if (n in chosen) == (only is not None)}
+
+    def initial(self, keys: Tensor, only: str | None = None, without: str | None = None) -> dict[str, Tensor]:
+        """Fresh parameters for every key."""
+        drawn = initial_parameters(self.module, keys, self.dtype)
+        return {name: drawn[name] for name in self.select(only, without)}
+
+
+def matching(names: Any, pattern: str) -> set[str]:
+    """The names that a pattern with `*` matches."""
+    from fnmatch import fnmatchcase
+
+    return {n for n in names if fnmatchcase(n, pattern)}
+
+
+def network(part: Any, parts: dict[str, str], dtype: torch.dtype, device: torch.device | str) -> Any:
+    """A module as a `Network`; anything else as it is."""
+    return Network(part, parts, dtype, device) if isinstance(part, nn.Module) else part
+
+
+def begun(begin: Any) -> int:
+    """The number of solver steps that a warm level has taken before this solve."""
+    return 0 if begin is None else int(begin[2])

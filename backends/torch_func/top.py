@@ -1,0 +1,213 @@
+"""The outermost levels: one step of training as a pure function of the state, reports, and how a run begins."""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.source import Assign, Function, Return, Statement
+from bilevel.backends.torch_func import draws
+from bilevel.backends.torch_func.expressions import free_reads, mapped, write
+from bilevel.backends.torch_func.levels import (
+    Coder,
+    domain_call,
+    drawn,
+    is_warm,
+    own,
+    pack,
+    solver_state,
+    step_body,
+    steps_text,
+    used_levels,
+)
+from bilevel.dsl.paths import settings as all_settings
+from bilevel.facts import expressions
+from bilevel.plan import Plan, Step
+
+
+def begin_function(coder: Coder, level: ir.Level) -> Function:
+    """The state before the first step."""
+    x = pack(own(coder, level))
+    warm = {i.name for i in used_levels(coder, level) if is_warm(i)}
+    ends = f", {{{', '.join(f'{n!r}: None' for n in sorted(warm))}}}"
+    body: list[Statement] = [
+        Assign("key", f'fold(key, "{level.name}")'),
+        Assign(x, coder.call(f"{level.name}_start")),
+        Return(f"State(0, {x}, {solver_state(coder, level, x)}{ends})"),
+    ]
+    parameters = [p for p in coder.known[f"{level.name}_start"] if p != "key"]
+    return coder.function(f"{level.name}_begin", ["key", *parameters], f"The state of {level.name} before its first step.", body, None, 1)
+
+
+def step_function(coder: Coder, step: Step) -> Function:
+    """One step of an outermost level: draws, (hyper)gradient, torch.optim."""
+    level = coder.program.level(step.level)
+    body: list[Statement] = [
+        Assign("level_key", f'fold(key, "{level.name}")'),
+        Assign("key", "fold(level_key, state.step)"),
+        *_settings(coder, level),
+        *_own_values(coder, level),
+        *_ends(coder, level),
+        *_draws(coder, level),
+    ]
+    gradient = coder.call(f"{level.name}_gradient")
+    x = pack(own(coder, level))
+    warm = any(is_warm(i) for i in used_levels(coder, level))
+    body.append(Assign(f"gradient, value{', ends' * warm}", gradient))
+    update = coder.call(f"{level.name}_update", variables=x, solver="state.solver", count="state.step")
+    body.append(Assign(f"{x}, solver", update))
+    value = "-value" if level.objective is not None and level.objective.sense == "maximize" else "value"
+    ends = "ends" if warm else "{}"
+    body.append(Return(f"State(state.step + 1, {x}, solver, {ends}), {value}"))
+    parameters = ["state", "key", *outside(coder, level)]
+    doc = f"One step of {level.name}: the next state, and the objective before the step."
+    return coder.function(f"{level.name}_step", parameters, doc, body, step.span, len(parameters))
+
+
+def hypergradient_function(coder: Coder, step: Step) -> Function:
+    """The gradient of one step without taking it: what gradient checks compare."""
+    level = coder.program.level(step.level)
+    body: list[Statement] = [
+        Assign("level_key", f'fold(key, "{level.name}")'),
+        Assign("key", "fold(level_key, state.step)"),
+        *_settings(coder, level),
+        *_own_values(coder, level),
+        *_ends(coder, level),
+        *_draws(coder, level),
+        Return(f"{coder.call(f'{level.name}_gradient')}[:2]"),
+    ]
+    parameters = ["state", "key", *outside(coder, level)]
+    doc = f"The gradient that the next step of {level.name} would follow, and its objective; no step is taken."
+    return coder.function(f"{level.name}_hypergradient", parameters, doc, body, step.span, len(parameters))
+
+
+def outside(coder: Coder, level: ir.Level) -> list[str]:
+    """Solutions of earlier outermost levels that a level reads anywhere, as Python names."""
+    earlier = [n for other in coder.program.levels if other.name != level.name for n in other.names]
+    reads = {n for e in (*expressions(level), *(r.value for r in level.reports)) for n in e.reads}
+    return [coder.writer.name(n) for n in earlier if n in reads]
+
+
+def _settings(coder: Coder, level: ir.Level, changed: dict[str, str] | None = None) -> list[Statement]:
+    """Replaceable literals at their value in the recipe, or at the value that a report gives them."""
+    known = {p.replace(".", "_"): s for p, s in all_settings(coder.program.recipe).items()}
+    lines: list[Statement] = []
+    for name in sorted(set(coder.plan.settings.values())):
+        value = (changed or {}).get(name, known[name].value.span.text.replace("_", ""))
+        lines.append(Assign(name, value))
+    return lines
+
+
+def _own_values(coder: Coder, level: ir.Level) -> list[Statement]:
+    return [Assign(pack(own(coder, level)).strip("()"), "state.x")]
+
+
+def _ends(coder: Coder, level: ir.Level) -> list[Statement]:
+    """Where warm levels begin."""
+    return [Assign(f"{i.name}_begin", f"state.ends[{i.name!r}]") for i in used_levels(coder, level) if is_warm(i)]
+
+
+def _draws(coder: Coder, level: ir.Level) -> list[Statement]:
+    lines = step_body(coder, level)
+    call = f"{level.name}_draw"
+    if call in coder.known:
+        lines[-1] = Assign(", ".join(drawn(coder, level)), coder.call(call, step="state.step"))
+    if lines and isinstance(lines[0], Assign) and lines[0].value.endswith("+ step"):
+        lines[0] = Assign(lines[0].target, lines[0].value.replace("+ step", "+ state.step"))
+    return lines
+
+
+# ---- reports -------------------------------------------------------------------------------------------------
+
+
+def report_function(coder: Coder, step: Step) -> Function:
+    """One number to log: levels inside are solved as written, on the report's own draws."""
+    level, report = coder.program.level(step.level), step.report
+    assert report is not None
+    changed = {"_".join(s.path): s.value.span.text.replace("_", "") for s in report.settings}
+    reads = free_reads(report.value)
+    body: list[Statement] = [
+        Assign("level_key", f'fold(key, "{level.name}")'),
+        # Reports have a stream of their own, the same in every step: their numbers can be compared over the steps.
+        Assign("key", 'fold(level_key, "report")'),
+        *_settings(coder, level, changed),
+        *_own_values(coder, level),
+        *_values(coder, level),
+        *_ends(coder, level),
+    ]
+    body += _report_draws(coder, level, report)
+    for inner in level.levels:
+        if _is_needed(level, inner, reads):
+            body += _solve_for_report(coder, inner)
+    text = mapped(coder.writer, write(coder.writer, report.value), level.copies, reads)
+    body.append(Return(text))
+    name = f"{level.name}_report_{report.name}"
+    parameters = ["state", "key", *outside(coder, level)]
+    return coder.function(name, parameters, f"The report {report.name}.", body, report.span, len(parameters))
+
+
+def _values(coder: Coder, level: ir.Level) -> list[Statement]:
+    lines: list[Statement] = []
+    for variable in level.variables:
+        if variable.domain is not None:
+            name = coder.writer.name(variable.name)
+            lines.append(Assign(name, domain_call(variable, f"{name}_free")))
+    return lines
+
+
+def _is_needed(level: ir.Level, inner: ir.Level, reads: dict[str, tuple[str, ...]]) -> bool:
+    """Whether a report reads the solution of a level, directly or through a later one."""
+    names = {n.removeprefix("@") for n in reads}
+    later = level.levels[level.levels.index(inner) + 1 :]
+    through = [i for i in later if _is_needed(level, i, reads)]
+    return bool(names & set(inner.names)) or any(e.reads & set(inner.names) for i in through for e in expressions(i))
+
+
+def _report_draws(coder: Coder, level: ir.Level, report: ir.Report) -> list[Statement]:
+    """The draws of a level from the report's stream, with the sources that the report names instead."""
+    replaced = {i.name: i for i in report.indices}
+    lines: list[Statement] = []
+    for index in level.indices:
+        chosen = replaced.get(index.name, index)
+        text = draws.index_draw(coder.writer, coder.program, level, chosen)
+        lines.append(Assign(coder.writer.name(index.name), text))
+    for draw in level.draws:
+        lines.append(Assign(coder.writer.name(draw.name), draws.batch_draw(coder.writer, coder.program, level, draw)))
+    return lines
+
+
+def _solve_for_report(coder: Coder, inner: ir.Level) -> list[Statement]:
+    states = f"{inner.name}_states"
+    iterates = coder.plan.facts[inner.name].iterates
+    call = coder.call(f"{inner.name}_forward", key=f'fold(key, "{inner.name}")', keep=str(iterates))
+    lines: list[Statement] = [Assign(states, call)]
+    names = own(coder, inner)
+    lines.append(Assign(pack(names).strip("()"), f"{states}[-1][0]"))
+    for place, variable in enumerate(inner.variables):
+        name = coder.writer.name(variable.name)
+        if variable.domain is not None:
+            lines.append(Assign(name, domain_call(variable, f"{name}_free")))
+        if iterates:
+            value = "state[0]" if len(names) == 1 else f"state[0][{place}]"
+            value = domain_call(variable, value) if variable.domain else value
+            lines.append(Assign(coder.writer.name(f"@{variable.name}"), f"[{value} for state in {states}]"))
+    return lines
+
+
+def phases(coder: Coder, plan: Plan) -> list[Statement]:
+    """The outermost levels in order, as the module's result."""
+    texts = []
+    for level in plan.program.levels:
+        reports = [f'"{r.name}": ({r.every}, {level.name}_report_{r.name})' for r in level.reports]
+        names = "".join(f'"{n}", ' for n in level.names).rstrip()
+        reads = "".join(f'"{n}", ' for n in outside(coder, level)).rstrip()
+        texts.append(
+            f'Phase("{level.name}", ({names}), {steps_text(coder, level)}, {level.name}_begin, {level.name}_step, '
+            f"{level.name}_hypergradient, {level.name}_values, ({reads}), {{{', '.join(reports)}}})"
+        )
+    return [Return(f"({', '.join(texts)},)")]
+
+
+def values_function(coder: Coder, level: ir.Level) -> Function:
+    """The values of the variables by name, from the state."""
+    items = ", ".join(f'"{v.name}": {coder.writer.name(v.name)}' for v in level.variables)
+    body: list[Statement] = [*_own_values(coder, level), *_values(coder, level), Return(f"{{{items}}}")]
+    return coder.function(f"{level.name}_values", ["state"], f"The variables of {level.name} by name.", body, None, 1)

@@ -1,0 +1,152 @@
+"""What is known of a checked program before anything runs, each fact with where it comes from.
+
+Takes `ir.Program`; gives `Facts`. Nothing is decided here: the planner reads these and chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bilevel import ir
+from bilevel.dsl.dependence import follow, influences
+from bilevel.dsl.solvers import SOLVERS
+from bilevel.errors import Span
+
+Entrance = Literal["start", "objective", "solver", "inner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One place where a name from outside enters a level."""
+
+    name: str
+    through: Entrance
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class LevelFacts:
+    """Facts of one level.
+
+    `targets`: the names whose cotangents the level around it wants from this level: its own variables and the
+    solutions of earlier levels beside this one that are themselves differentiated. Empty: run forward only.
+    `enters`: where each differentiable name from outside enters. `symmetric`: the step moves along the gradient of
+    a scalar objective in which no level inside is solved, so that one jvp of the gradient gives both products of
+    the adjoint (Schwarz). `linear`: the update is linear in the gradient.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    enters: tuple[Entry, ...]
+    symmetric: bool
+    linear: bool
+    iterates: bool
+    unread: bool
+
+    def entering(self, *through: Entrance) -> tuple[str, ...]:
+        """The targets that enter through any of these places, in order."""
+        return tuple(t for t in self.targets if any(e.name == t and e.through in through for e in self.enters))
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    levels: Mapping[str, LevelFacts]
+
+    def __getitem__(self, name: str) -> LevelFacts:
+        return self.levels[name]
+
+
+def derive_facts(program: ir.Program) -> Facts:
+    """The facts of every level of a program."""
+    found: dict[str, LevelFacts] = {}
+    for level in program.walk_levels():
+        around = program.level(level.parent) if level.parent is not None else None
+        found[level.name] = _level_facts(level, around, found)
+    return Facts(found)
+
+
+def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, LevelFacts]) -> LevelFacts:
+    enters = tuple(_entries(level))
+    return LevelFacts(
+        name=level.name,
+        targets=_targets(level, around, found),
+        enters=enters,
+        symmetric=not level.levels and all(p.estimator is None for p in level.phases),
+        linear=all(SOLVERS[s.name].linear and not _clips(s) for p in level.phases for s in p.solvers if s.name in SOLVERS),
+        iterates=around is not None and _reads_iterates(level, around),
+        unread=around is not None and not _is_read(level, around),
+    )
+
+
+def _clips(solver: ir.Solver) -> bool:
+    return "clip" in solver.arguments
+
+
+def _entries(level: ir.Level) -> list[Entry]:
+    """Where the names from outside that a derivative can pass to enter a level."""
+    own = set(level.names)
+    entries = [
+        Entry(n, "start", v.start.span) for v in level.variables if v.start is not None for n in sorted(v.start.depends)
+    ]
+    if level.objective is not None:
+        direct = level.objective.value.depends
+        entries += [Entry(n, "objective", level.objective.value.span) for n in sorted(direct - _solutions(level))]
+        inside = follow(level, direct) - direct
+        entries += [Entry(n, "inner", level.span) for n in sorted(inside)]
+    for solver in (s for p in level.phases for s in p.solvers):
+        for argument in solver.arguments.values():
+            entries += [Entry(n, "solver", argument.span) for n in sorted(argument.depends)]
+    return [e for e in entries if e.name not in own]
+
+
+def _solutions(level: ir.Level) -> set[str]:
+    return {n for inner in level.levels for n in inner.names}
+
+
+def _targets(level: ir.Level, around: ir.Level | None, found: Mapping[str, LevelFacts]) -> tuple[str, ...]:
+    """What the level around wants derivatives for; nothing where this level's solution does not reach it."""
+    if around is None or around.objective is None:
+        return ()
+    wanted = _wanted_solutions(around)
+    if not wanted & set(level.names):
+        return ()
+    given = influences(level)
+    earlier = [i for i in around.levels[: around.levels.index(level)] if found[i.name].targets]
+    candidates = [*around.names, *(n for i in earlier for n in i.names)]
+    return tuple(n for n in candidates if n in given)
+
+
+def _wanted_solutions(level: ir.Level) -> frozenset[str]:
+    """Solutions of levels inside that the objective depends on, directly or through a later level."""
+    assert level.objective is not None
+    found = set(level.objective.value.depends)
+    for inner in reversed(level.levels):
+        if found & set(inner.names):
+            found |= influences(inner)
+    return frozenset(found) & _solutions(level)
+
+
+def readers(around: ir.Level) -> list[ir.Expr]:
+    """The expressions of a level that may read the solutions of levels inside it, reports left out."""
+    found = [around.objective.value] if around.objective is not None else []
+    found += [d.source for d in around.draws] + [i.source for i in around.indices]
+    return found + [a for p in around.phases for s in p.solvers for a in s.arguments.values()]
+
+
+def expressions(level: ir.Level) -> list[ir.Expr]:
+    """All expressions of a level and the levels inside it, reports left out."""
+    found = readers(level) + [v.start for v in level.variables if v.start is not None]
+    return found + [e for inner in level.levels for e in expressions(inner)]
+
+
+def _reads_iterates(level: ir.Level, around: ir.Level) -> bool:
+    every = [*readers(around), *(r.value for r in around.reports)]
+    return any(isinstance(p, ir.IterateOf) and p.name in level.names for e in every for p in ir.walk(e))
+
+
+def _is_read(level: ir.Level, around: ir.Level) -> bool:
+    later = around.levels[around.levels.index(level) + 1 :]
+    every = [*readers(around), *(e for other in later for e in expressions(other))]
+    return any(e.reads & set(level.names) for e in every)

@@ -1,0 +1,30 @@
+"""Forward only: the level is solved, nothing is differentiated, and no iterate is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bilevel import ir
+from bilevel.facts import LevelFacts
+from bilevel.modes.base import Adjoint, Class, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """`none`: chosen by itself where the solution reaches no objective un-stopped."""
+
+    @property
+    def title(self) -> str:
+        return "none"
+
+    def accepts(self, level: ir.Level, facts: LevelFacts) -> Verdict:
+        if facts.targets:
+            names = ", ".join(facts.targets)
+            return Verdict(False, "path", f"the objective of `{level.parent}` needs the derivative in {names}")
+        return Verdict(True)
+
+    def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
+        return "-"
+
+    def lower(self, level: ir.Level, facts: LevelFacts) -> Adjoint | None:
+        return None

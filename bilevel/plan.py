@@ -1,0 +1,92 @@
+"""The plan: what is computed, in what order, and how each level is differentiated.
+
+A graph of frozen steps with stable names (`adapt.step` never changes because another level does), each with the
+recipe span it came from. The backend emits one function per step, in the order of the plan; the text of a plan is
+made from it in `explain.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import networkx as nx
+
+from bilevel import ir
+from bilevel.errors import Span
+from bilevel.facts import Facts
+from bilevel.modes import Adjoint, Class, Verdict
+
+Operation = Literal["let", "draw", "start", "objective", "gradient", "update", "forward", "pullback", "step", "report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One computation; `name` is `LEVEL.OPERATION`, `repeats` how often one step of the level around runs it."""
+
+    name: str
+    operation: Operation
+    level: str
+    span: Span = field(compare=False, repr=False)
+    repeats: str = "1"
+    copies: tuple[str, ...] = ()
+    report: ir.Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One mode with its verdict, listed whether or not it was chosen."""
+
+    title: str
+    exactness: Class
+    verdict: Verdict
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one level is differentiated, by whose word, and what else was considered."""
+
+    level: str
+    mode: str
+    exactness: Class
+    adjoint: Adjoint | None
+    pinned: bool
+    candidates: tuple[Candidate, ...]
+    at: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A program with a decision for every level and the graph of its steps."""
+
+    program: ir.Program
+    facts: Facts
+    choices: Mapping[str, Choice]
+    graph: nx.DiGraph = field(compare=False, repr=False)
+    settings: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """literals that a report replaces, by their place in the text: the name they have in the emitted module"""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, each after those whose values it uses; ties in the order of the recipe."""
+        order = {name: place for place, name in enumerate(self.graph.nodes)}
+        names = nx.lexicographical_topological_sort(self.graph, key=order.__getitem__)
+        return tuple(self.graph.nodes[name]["step"] for name in names)
+
+    @property
+    def exactness(self) -> Class:
+        """The worst class of any level."""
+        order: tuple[Class, ...] = ("-", "exact", "biased", "surrogate", "values")
+        found = max((order.index(c.exactness) for c in self.choices.values()), default=0)
+        return order[found]
+
+    @property
+    def identity(self) -> str:
+        """Six hexadecimal digits that change when the recipe's meaning or a decision changes."""
+        words = [repr(self.program.recipe)]
+        words += [f"{c.level} {c.mode} {c.adjoint}" for c in self.choices.values()]
+        words += [f"{s.name} {s.repeats} {s.copies}" for s in self.steps]
+        return hashlib.blake2b("\n".join(words).encode(), digest_size=3).hexdigest()

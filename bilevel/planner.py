@@ -1,0 +1,173 @@
+"""The planner: a mode for every level, and the graph of steps that follows from it.
+
+Takes a checked program and its facts; gives a `Plan` or refuses with B404-B413, B501-B507. Imports no torch.
+`choose` is pure and public; its docstring is the decision table.
+"""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from bilevel import ir
+from bilevel.dsl import nodes
+from bilevel.dsl.paths import settings as all_settings
+from bilevel.errors import Diagnostic, RecipeError, Related, Span
+from bilevel.facts import Facts, LevelFacts, derive_facts
+from bilevel.modes import MODES, Forward, Mode, Reverse
+from bilevel.plan import Candidate, Choice, Operation, Plan, Step
+from bilevel.support import unsupported
+
+
+def plan_program(program: ir.Program) -> Plan:
+    """The plan of a program; raises RecipeError where no mode can be used or this version lacks a part."""
+    facts = derive_facts(program)
+    problems = list(unsupported(program, facts))
+    if problems:
+        raise RecipeError(problems)
+    choices = {level.name: choose(program, level, facts[level.name]) for level in program.walk_levels() if level.parent}
+    return Plan(program, facts, choices, _graph(program, facts, choices), _replaced(program))
+
+
+def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
+    """How `level` is differentiated.
+
+    1. The schedule names a mode: that one, or an error that says why it cannot be used.
+    2. The level's solution reaches no objective un-stopped: forward only.
+    3. `for T steps`: `rmd`.
+
+    Costs do not decide yet: of the modes that this version has, only one is exact for each kind of level.
+    """
+    entry = next((e for e in program.schedule if e.target == level.name), None)
+    pinned = None if entry is None or entry.mode == "auto" else _named(entry)
+    chosen = pinned or (Reverse() if facts.targets else Forward())
+    verdict = chosen.accepts(level, facts)
+    if not verdict.ok:
+        raise _refused(level, facts, chosen, verdict.why, entry)
+    if pinned is not None and not facts.targets and not isinstance(chosen, Forward):
+        raise _no_effect(level, entry)
+    candidates = tuple(_candidate(mode, level, facts, chosen) for mode in MODES)
+    at = None if entry is None else entry.span
+    adjoint = chosen.lower(level, facts)
+    return Choice(level.name, chosen.title, chosen.exactness(level, facts), adjoint, pinned is not None, candidates, at)
+
+
+def _candidate(mode: Mode, level: ir.Level, facts: LevelFacts, chosen: Mode) -> Candidate:
+    return Candidate(mode.title, mode.exactness(level, facts), mode.accepts(level, facts), mode == chosen)
+
+
+def _named(entry: ir.Entry) -> Mode:
+    """The mode that a line of the schedule names."""
+    if entry.mode == "none":
+        return Forward()
+    order = next((a.value for a in entry.options if a.name == "order"), None)
+    if isinstance(order, nodes.Number) and order.value not in (1, 2):
+        raise RecipeError([Diagnostic("B506", "`order` is 1 or 2", order.span)])
+    return Reverse(order=1 if isinstance(order, nodes.Number) and order.value == 1 else 2)
+
+
+def _refused(level: ir.Level, facts: LevelFacts, mode: Mode, why: str, entry: ir.Entry | None) -> RecipeError:
+    code = "B413" if isinstance(mode, Reverse) and mode.order == 1 else "B507"
+    legal = [m.title for m in MODES if m.accepts(level, facts).ok]
+    span = entry.span if entry is not None else level.span
+    message = f"`{level.name}` cannot be differentiated by `{mode.title}`"
+    fix = " or ".join(f"{level.name} : {title}" for title in legal)
+    related = tuple(Related(e.span, f"{e.name} enters here") for e in facts.enters if e.name in facts.targets)[:1]
+    return RecipeError([Diagnostic(code, message, span, related=related, why=why, fix=fix)])
+
+
+def _no_effect(level: ir.Level, entry: ir.Entry | None) -> RecipeError:
+    assert entry is not None
+    why = f"the solution of `{level.name}` reaches no objective un-stopped, so nothing is differentiated"
+    return RecipeError([Diagnostic("B508", "this line has no effect", entry.span, why=why, fix="remove it")])
+
+
+# ---- the graph -----------------------------------------------------------------------------------------------
+
+
+def _graph(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> nx.DiGraph:
+    graph = nx.DiGraph()
+    for level in program.levels:
+        _add_level(graph, level, facts, choices)
+    for before, after in zip(program.levels, program.levels[1:]):
+        graph.add_edge(f"{before.name}.step", f"{after.name}.start", kind="value")
+    return graph
+
+
+def _add_level(graph: nx.DiGraph, level: ir.Level, facts: Facts, choices: dict[str, Choice]) -> None:
+    """The steps of a level, those of the levels inside it first."""
+    for inner in level.levels:
+        if not facts[inner.name].unread or _reported(level, inner):
+            _add_level(graph, inner, facts, choices)
+    operations: list[Operation] = ["start", "draw", "objective", "gradient", "update"]
+    if not level.draws and not level.indices:
+        operations.remove("draw")
+    if level.parent is not None:
+        operations.append("forward")
+        if choices[level.name].adjoint is not None:
+            operations.append("pullback")
+    else:
+        operations.append("step")
+    for operation in operations:
+        _add(graph, level, operation)
+    _connect(graph, level, operations)
+    for report in level.reports:
+        name = f"{level.name}.report.{report.name}"
+        graph.add_node(name, step=Step(name, "report", level.name, report.span, report=report))
+        graph.add_edge(f"{level.name}.step", name, kind="value")
+
+
+def _reported(level: ir.Level, inner: ir.Level) -> bool:
+    return any(r.value.reads & set(inner.names) for r in level.reports)
+
+
+def _add(graph: nx.DiGraph, level: ir.Level, operation: Operation) -> None:
+    span = _span_of(level, operation)
+    repeats = repeats_of(level) if level.parent is not None and operation in ("draw", "gradient", "update") else "1"
+    name = f"{level.name}.{operation}"
+    graph.add_node(name, step=Step(name, operation, level.name, span, repeats, level.copies))
+
+
+def repeats_of(level: ir.Level) -> str:
+    """The number of steps of a level, as the recipe spells it."""
+    duration = level.phases[-1].duration
+    if isinstance(duration, ir.Steps):
+        first = duration.first.span.text if duration.first is not None else None
+        count = duration.count.span.text
+        spelled = str(duration.count.value) if isinstance(duration.count, ir.Constant) else count
+        return spelled if first is None else f"{first}..{spelled}"
+    return "?"
+
+
+def _span_of(level: ir.Level, operation: Operation) -> Span:
+    match operation:
+        case "start":
+            return level.variables[0].span
+        case "draw":
+            return (*level.indices, *level.draws)[0].span
+        case "objective" | "gradient" if level.objective is not None:
+            return level.objective.span
+    return level.phases[0].span if level.phases else level.span
+
+
+def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) -> None:
+    """Edges within a level, and from the levels inside it to its gradient."""
+    name = level.name
+    edges = [("start", "gradient"), ("draw", "gradient"), ("objective", "gradient"), ("gradient", "update")]
+    edges += [("update", "forward"), ("update", "step"), ("forward", "pullback")]
+    for a, b in edges:
+        if a in operations and b in operations:
+            graph.add_edge(f"{name}.{a}", f"{name}.{b}", kind="value")
+    for inner in level.levels:
+        if f"{inner.name}.forward" in graph:
+            graph.add_edge(f"{inner.name}.forward", f"{name}.gradient", kind="value")
+        if f"{inner.name}.pullback" in graph:
+            graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")
+
+
+def _replaced(program: ir.Program) -> dict[tuple[int, int], str]:
+    """The literals that reports replace, by place; their path with underscores is their name in emitted code."""
+    wanted = {".".join(s.path) for lv in program.walk_levels() for r in lv.reports for s in r.settings}
+    if not wanted:
+        return {}
+    known = all_settings(program.recipe)
+    return {(known[p].span.start, known[p].span.end): p.replace(".", "_") for p in sorted(wanted)}

@@ -1,0 +1,224 @@
+"""What a recipe may name: registered constructors and functions, and the manifest that describes them.
+
+A registration is an attribute set on the decorated Python object; there is no global table. A registry is made
+by the caller from modules (or single objects) and looks names up exactly, in a dictionary of objects, so a recipe
+can reach nothing that was not handed to it. Imports no torch: describing a registry must be cheap.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Literal, TypeVar
+
+from bilevel.dsl.types import Size, Type, Unknown, from_json, to_json
+from bilevel.errors import fail
+
+Kind = Literal["model", "data", "tasks", "solver", "func", "estimator"]
+Built = TypeVar("Built", bound=Callable[..., object])
+MARK = "__bilevel__"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of a constructor; `default` is its Python text, None where it must be given."""
+
+    name: str
+    annotation: str
+    default: str | None
+    variadic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """All that `check` and an editor know about one name, as plain data.
+
+    `yields` is the type of what a data registration returns. `input`, `output` are the shapes of one sample of a
+    model, `parts` its named groups of parameters (name -> pattern on parameter names). `smooth` says whether a
+    function has a derivative. Sizes may name arguments of the constructor; `-1` after an argument's name takes
+    the last of a variadic one (`"widths:-1"`).
+    """
+
+    name: str
+    kind: Kind
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    yields: Type = Unknown()
+    input: tuple[Size, ...] | None = None
+    output: tuple[Size, ...] | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    smooth: bool = True
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "summary": self.summary,
+            "parameters": [[p.name, p.annotation, p.default, p.variadic] for p in self.parameters],
+            "yields": to_json(self.yields),
+            "input": None if self.input is None else list(self.input),
+            "output": None if self.output is None else list(self.output),
+            "parts": dict(self.parts),
+            "smooth": self.smooth,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, object]) -> Description:
+        return _description_from_json(data)
+
+
+def _description_from_json(data: Mapping[str, object]) -> Description:
+    def shape(value: object) -> tuple[Size, ...] | None:
+        return tuple(value) if isinstance(value, list) else None
+
+    match data:
+        case {"name": str(name), "kind": kind, "summary": str(summary), "parameters": list(parameters)}:
+            return Description(
+                name,
+                kind,  # type: ignore[arg-type]
+                summary,
+                tuple(Parameter(*p) for p in parameters),
+                from_json(data["yields"]),  # type: ignore[arg-type]
+                shape(data["input"]),
+                shape(data["output"]),
+                tuple(data["parts"].items()),  # type: ignore[attr-defined]
+                bool(data["smooth"]),
+            )
+    raise ValueError(f"not a registration: {data!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A description together with the Python object that it describes."""
+
+    description: Description
+    build: Callable[..., object]
+
+
+# ---- decorators ----------------------------------------------------------------------------------------------
+
+
+def model(
+    *, parts: Mapping[str, str] | None = None, input: Sequence[Size] | None = None, output: Sequence[Size] | None = None
+) -> Callable[[Built], Built]:
+    """Register a constructor of a `torch.nn.Module`.
+
+    `parts` names groups of parameters by a glob on their names; `input` and `output` are the shapes of one sample,
+    in sizes or names of the constructor's arguments.
+    """
+
+    def mark(build: Built) -> Built:
+        shapes = (None if input is None else tuple(input), None if output is None else tuple(output))
+        return _mark(build, "model", input=shapes[0], output=shapes[1], parts=tuple((parts or {}).items()))
+
+    return mark
+
+
+def data(*, yields: Type) -> Callable[[Built], Built]:
+    """Register a constructor of a data set; `yields` is the record of its splits."""
+    return lambda build: _mark(build, "data", yields=yields)
+
+
+def tasks(*, yields: Type) -> Callable[[Built], Built]:
+    """Register a constructor of a source of tasks; `yields` is the record of its splits."""
+    return lambda build: _mark(build, "tasks", yields=yields)
+
+
+def func(*, smooth: bool, result: Type = Unknown()) -> Callable[[Built], Built]:
+    """Register a function (or a constructor of one) of arrays and trees; `result` is the type of its value."""
+    return lambda build: _mark(build, "func", yields=result, smooth=smooth)
+
+
+def solver(build: Built) -> Built:
+    """Register an inner solver."""
+    return _mark(build, "solver")
+
+
+def estimator(build: Built) -> Built:
+    """Register an estimator of gradients."""
+    return _mark(build, "estimator")
+
+
+def _mark(
+    build: Built,
+    kind: Kind,
+    *,
+    yields: Type = Unknown(),
+    input: tuple[Size, ...] | None = None,
+    output: tuple[Size, ...] | None = None,
+    parts: tuple[tuple[str, str], ...] = (),
+    smooth: bool = True,
+) -> Built:
+    """Attach the registration to the object itself."""
+    summary = (inspect.getdoc(build) or "").partition("\n")[0]
+    name = getattr(build, "__name__")
+    described = Description(name, kind, summary, _parameters(build), yields, input, output, parts, smooth)
+    setattr(build, MARK, Registration(described, build))
+    return build
+
+
+def _parameters(build: Callable[..., object]) -> tuple[Parameter, ...]:
+    signature = inspect.signature(build)
+    return tuple(
+        Parameter(
+            p.name,
+            "" if p.annotation is p.empty else _text(p.annotation),
+            None if p.default is p.empty else repr(p.default),
+            p.kind is p.VAR_POSITIONAL,
+        )
+        for p in signature.parameters.values()
+    )
+
+
+def _text(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+# ---- registries ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Descriptions by name, without the objects: what `check` reads."""
+
+    name: str
+    entries: Mapping[str, Description] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Registrations by name, merged from what the caller gave, in order."""
+
+    sources: tuple[str, ...]
+    entries: Mapping[str, Registration]
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(", ".join(self.sources), {n: r.description for n, r in self.entries.items()})
+
+
+def collect(sources: Iterable[object]) -> Registry:
+    """The registry of some modules and decorated objects; a name registered twice is B602.
+
+    A module counts only what it lists in `__all__`, or all its decorated attributes where it has none.
+    """
+    entries: dict[str, Registration] = {}
+    names: list[str] = []
+    for source in sources:
+        names.append(getattr(source, "__name__", str(source)))
+        for found in _registrations(source):
+            known = entries.setdefault(found.description.name, found)
+            if known.build is not found.build:
+                raise fail("B602", f"`{found.description.name}` is registered twice", fix="rename one of the two")
+    return Registry(tuple(names), dict(sorted(entries.items())))
+
+
+def _registrations(source: object) -> list[Registration]:
+    if not isinstance(source, ModuleType):
+        marked = getattr(source, MARK, None)
+        return [marked] if isinstance(marked, Registration) else []
+    public = getattr(source, "__all__", None) or sorted(vars(source))
+    marks = [getattr(vars(source).get(name), MARK, None) for name in public]
+    return [m for m in marks if isinstance(m, Registration)]

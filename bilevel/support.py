@@ -1,0 +1,145 @@
+"""What this version cannot run yet: refused before anything is built, never half-run. Reports B507.
+
+One function for each kind of thing, so that the issue that adds it has one place to delete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bilevel import ir
+from bilevel.dsl.types import Array, ListType, Tree
+from bilevel.errors import Diagnostic, Span
+from bilevel.facts import Facts
+
+SOLVERS = ("sgd", "adam", "adamw", "rmsprop")
+MODES = ("auto", "rmd", "none", "vmap")
+FUNCTIONS = ("without", "pair", "identity", "eig", "min_eig", "max_eig", "identity_gap")
+DOMAINS = ("positive", "nonnegative", "unit", "between")
+
+
+def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
+    """A message for every part of a checked program that this version has no code for."""
+    for level in program.walk_levels():
+        yield from _variables(level)
+        yield from _indices(level)
+        yield from _draws(level)
+        yield from _solvers(level)
+        yield from _reports(level)
+        for expr in _expressions(level):
+            yield from _expression(expr)
+    for entry in program.schedule:
+        yield from _schedule(entry)
+
+
+def _missing(what: str, span: Span, instead: str = "") -> Diagnostic:
+    why = "the recipe is well formed; this version has no code for it"
+    return Diagnostic("B507", f"{what} cannot be run by this version", span, why=why, fix=instead)
+
+
+def _variables(level: ir.Level) -> Iterator[Diagnostic]:
+    for variable in level.variables:
+        if isinstance(variable.type, Tree) and (variable.type.kind != "params" or variable.type.count):
+            yield _missing(f"a variable of type `{variable.type}`", variable.span)
+        if isinstance(variable.type, Array) and not variable.type.ranked:
+            yield _missing(f"`{variable.name}`, whose shape comes from the data,", variable.span)
+        if variable.domain is not None and variable.domain not in DOMAINS:
+            yield _missing(f"the domain `{variable.domain}`", variable.span, f"one of {', '.join(DOMAINS)}")
+        warm = isinstance(variable.start, ir.Builtin) and variable.start.function == "warm"
+        if variable.start is not None and not warm:
+            if any(isinstance(e, ir.Builtin) and e.function == "warm" for e in ir.walk(variable.start)):
+                yield _missing("`warm` inside another expression", variable.start.span)
+    warmed = [v for v in level.variables if isinstance(v.start, ir.Builtin) and v.start.function == "warm"]
+    if warmed and (len(warmed) != len(level.variables) or level.parent is None or level.copies):
+        yield _missing("`warm` in this place", warmed[0].span, "warm in a level directly inside a top level, not copied")
+
+
+def _indices(level: ir.Level) -> Iterator[Diagnostic]:
+    for index in level.indices:
+        if isinstance(index.source.type, ListType):
+            yield _missing("an index over a list of parts", index.span, "one recipe run for each part")
+        elif not index.drawn:
+            yield _missing("an index over all elements", index.span, f"each {index.name} ~ source[n]")
+        elif index.source.axes:
+            yield _missing("an index drawn from another index", index.span)
+
+
+def _draws(level: ir.Level) -> Iterator[Diagnostic]:
+    inside = {n for inner in level.levels for n in inner.names}
+    for draw in level.draws:
+        if draw.source.reads & inside:
+            yield _missing("a draw that uses the solution of a level inside", draw.span)
+        if not isinstance(draw.source, ir.Sample | ir.Builtin):
+            yield _missing(f"`{draw.source.span.text}` as a draw", draw.span, "a source with a number, as data.train[128]")
+
+
+def _solvers(level: ir.Level) -> Iterator[Diagnostic]:
+    if len(level.phases) > 1:
+        yield _missing("`then`", level.phases[1].span)
+    for phase in level.phases[:1]:
+        yield from _phase(level, phase)
+
+
+def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
+    for solver in phase.solvers:
+        if solver.name not in SOLVERS:
+            yield _missing(f"the solver `{solver.name}`", solver.span, f"one of {', '.join(SOLVERS)}")
+        elif level.parent is None and any(not isinstance(a, ir.Constant | ir.Read) for a in solver.arguments.values()):
+            yield _missing("a computed argument of an outermost solver", solver.span, "a number or a param")
+    if phase.estimator is not None:
+        yield _missing(f"`with {phase.estimator.span.text}`", phase.estimator.span)
+    if isinstance(phase.duration, ir.Until):
+        yield _missing("`until`", phase.duration.span, "for N steps")
+    elif phase.duration is None and all(s.name in SOLVERS for s in phase.solvers):
+        yield Diagnostic("B103", f"`{level.name}` does not say for how long", phase.span, fix="for 100 steps")
+    elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "epochs" and not _one_finite(level):
+        message = f"epochs of `{level.name}` need exactly one draw from a finite data set in it"
+        yield Diagnostic("B219", message, phase.span, fix="for N steps")
+    elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "generations":
+        yield Diagnostic("B219", f"`{phase.solvers[0].name}` counts steps, not generations", phase.span)
+
+
+def _one_finite(level: ir.Level) -> bool:
+    from bilevel.dsl.types import Records
+
+    finite = [d for d in level.draws if isinstance(d.source, ir.Sample) and isinstance(d.source.source.type, Records)]
+    return len(finite) == 1 and not finite[0].source.axes
+
+
+def _reports(level: ir.Level) -> Iterator[Diagnostic]:
+    for report in level.reports:
+        if level.parent is not None:
+            yield _missing("a report of an inner level", report.span, "the report in the outermost level")
+
+
+def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
+    starts = [v.start for v in level.variables if v.start is not None]
+    values = [level.objective.value] if level.objective is not None else []
+    values += [a for p in level.phases for s in p.solvers for a in s.arguments.values()]
+    values += [r.value for r in level.reports]
+    for expr in (*starts, *values):
+        yield from ir.walk(expr)
+
+
+def _expression(expr: ir.Expr) -> Iterator[Diagnostic]:
+    match expr:
+        case ir.Builtin(function=name) if name in FUNCTIONS:
+            yield _missing(f"`{name}`", expr.span)
+        case ir.Builtin(function="onehot", arguments=(_,)):
+            yield _missing("`onehot` without a number of classes", expr.span, "onehot(labels, 10)")
+        case ir.Reduced(kind="pcgrad"):
+            yield _missing("`pcgrad`", expr.span, f"mean[{expr.binders[0].name}]")
+        case ir.Reduced(binders=binders):
+            for binder in binders:
+                if binder.source is not None and not isinstance(binder.source, ir.Counting):
+                    yield _missing("a reducer over a list", binder.span)
+        case ir.Apply(output=str() as output):
+            yield _missing(f"the named output `{output}`", expr.span)
+
+
+def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:
+    if entry.mode not in MODES:
+        yield _missing(f"the mode `{entry.mode}`", entry.span, "auto, rmd, rmd(order = 1) or none")
+    for option in entry.options:
+        if (entry.mode, option.name) != ("rmd", "order"):
+            yield _missing(f"`{entry.mode}({option.span.text})`", option.span)

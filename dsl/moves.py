@@ -1,0 +1,156 @@
+"""The `by` of a level: solvers with their arguments, estimators, and how long.
+
+Takes syntax and the level it stands in; gives `ir.Phase`. Reports B217 (an unknown solver), B309 (its arguments).
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.dsl import nodes
+from bilevel.dsl.expressions import Checker, Place, check_expr
+from bilevel.dsl.parts import constant
+from bilevel.dsl.solvers import SOLVERS, SolverForm
+from bilevel.errors import Diagnostic
+from bilevel.dsl.nearest import nearest
+
+TESTS: dict[str, tuple[str, ...]] = {
+    "stationary": ("tol", "batch", "every"),
+    "plateau": ("value", "patience"),
+    "below": ("value", "bound"),
+}
+"""Tests after `until`, with their arguments in order."""
+
+
+def check_phase(checker: Checker, place: Place, phase: nodes.Phase, level: nodes.Level) -> ir.Phase:
+    """One phase of a `by`: every variable of the level gets exactly one solver."""
+    names = [n for s in level.body if isinstance(s, nodes.Variable) for n in s.names]
+    named = [m.name for m in phase.moves if m.name is not None]
+    rest = tuple(n for n in names if n not in named)
+    solvers = tuple(_solver(checker, place, m, (m.name,) if m.name is not None else rest) for m in phase.moves)
+    for move in phase.moves:
+        if move.name is not None and move.name not in names:
+            guess = nearest(move.name, names)
+            label = f"did you mean `{guess}`?" if guess else f"variables here: {', '.join(names)}"
+            checker.report(Diagnostic("B201", f"`{move.name}` is no variable of `{level.name}`", move.span, label))
+    if rest and len(named) == len(phase.moves):
+        checker.report(Diagnostic("B215", f"no solver moves `{rest[0]}`", phase.span, fix=f"{rest[0]}: sgd(lr = 0.01)"))
+    return ir.Phase(solvers, phase.estimator, _duration(checker, place, phase.duration), phase.span)
+
+
+def _solver(checker: Checker, place: Place, move: nodes.Move, variables: tuple[str, ...]) -> ir.Solver:
+    node = move.solver
+    match node:
+        case nodes.Subscript():
+            learned = check_expr(checker, place, node)
+            return ir.Solver("learned", variables, {}, learned, node.span)
+        case nodes.Name(identifier):
+            return ir.Solver(_known(checker, place, node, identifier), variables, {}, None, node.span)
+        case nodes.Call(nodes.Name(identifier), arguments):
+            name = _known(checker, place, node, identifier)
+            checked = _arguments(checker, place, node, SOLVERS.get(name), arguments)
+            return ir.Solver(name, variables, checked, None, node.span)
+    checker.report(Diagnostic("B217", f"`{node.span.text}` is not a solver", node.span))
+    return ir.Solver("sgd", variables, {}, None, node.span)
+
+
+def _known(checker: Checker, place: Place, node: nodes.Expr, name: str) -> str:
+    """The solver's name; a `use` may hold a registered solver."""
+    if name in SOLVERS or checker.scope.look(place.level, name) is not None:
+        checker.used.add((None, name))
+        return name
+    guess = nearest(name, SOLVERS)
+    label = f"did you mean `{guess}`?" if guess else ""
+    note = f"solvers: {', '.join(SOLVERS)}"
+    checker.report(Diagnostic("B217", f"`{name}` is not a solver", node.span, label, note=note))
+    return "sgd"
+
+
+def _arguments(
+    checker: Checker, place: Place, node: nodes.Call, form: SolverForm | None, arguments: tuple[nodes.Argument, ...]
+) -> dict[str, ir.Expr]:
+    checked: dict[str, ir.Expr] = {}
+    positional = list(form.positional) if form is not None else []
+    for argument in arguments:
+        name = argument.name if argument.name is not None else (positional.pop(0) if positional else None)
+        if name is None and form is not None and form.name == "closed_form":
+            name = argument.value.span.text
+        if name is None:
+            checker.report(_unnamed(node, form, argument))
+            continue
+        if form is not None and form.name != "next" and name not in form.defaults:
+            checker.report(_no_argument(form, name, argument))
+            continue
+        checked[name] = check_expr(checker, place, argument.value)
+    missing = [] if form is None else [n for n, d in form.defaults.items() if d is None and n not in checked]
+    if form is not None and missing and not _optional(form, missing[0], checked):
+        example = f"{form.name}({missing[0]} = {'0.01' if missing[0] == 'lr' else '...'})"
+        checker.report(Diagnostic("B309", f"`{form.name}` needs `{missing[0]}`", node.span, fix=example))
+    return checked
+
+
+def _optional(form: SolverForm, name: str, given: dict[str, ir.Expr]) -> bool:
+    """`next` takes one value or one per variable; populations have defaults that depend on the dimension."""
+    return name == "population" or (form.name == "next" and bool(given))
+
+
+def _unnamed(node: nodes.Call, form: SolverForm | None, argument: nodes.Argument) -> Diagnostic:
+    name = form.name if form is not None else node.function.span.text
+    first = next(iter(form.defaults), "lr") if form is not None else "lr"
+    return Diagnostic(
+        "B309",
+        f"arguments of `{name}` have names",
+        argument.span,
+        fix=f"{name}({first} = {argument.value.span.text})",
+    )
+
+
+def _no_argument(form: SolverForm, name: str, argument: nodes.Argument) -> Diagnostic:
+    guess = nearest(name, form.defaults)
+    return Diagnostic(
+        "B309",
+        f"`{form.name}` has no argument `{name}`",
+        argument.span,
+        f"did you mean `{guess}`?" if guess else "",
+        note=f"its arguments: {', '.join(form.defaults) or 'none'}",
+    )
+
+
+def _duration(
+    checker: Checker, place: Place, node: nodes.For | nodes.ForEach | nodes.Until | None
+) -> ir.Steps | ir.Until | None:
+    match node:
+        case nodes.For(count, unit):
+            return ir.Steps(_whole(checker, place, count), unit)
+        case nodes.ForEach(name, span, unit):
+            low, high = check_expr(checker, place, span.low), _whole(checker, place, span.high)
+            return ir.Steps(high, unit, name, low)
+        case nodes.Until(test, cap, unit):
+            return _until(checker, place, node, test, cap, unit)
+    return None
+
+
+def _whole(checker: Checker, place: Place, node: nodes.Expr) -> ir.Expr:
+    """A count of steps: a whole number, 0 or more."""
+    value = constant(node, checker.constants)
+    checked = check_expr(checker, place, node)
+    if not isinstance(value, int) or value < 0:
+        message = f"`{node.span.text}` is not a number of steps"
+        checker.report(Diagnostic("B218", message, node.span, "a whole number, known before the run"))
+        return ir.Constant(span=node.span, type=checked.type, value=1)
+    return ir.Constant(span=node.span, type=checked.type, value=value, reads=checked.reads)
+
+
+def _until(
+    checker: Checker, place: Place, node: nodes.Until, test: nodes.Call, cap: nodes.Expr, unit: str
+) -> ir.Until:
+    name = test.function.span.text
+    if name not in TESTS:
+        guess = nearest(name, TESTS)
+        label = f"did you mean `{guess}`?" if guess else ""
+        checker.report(Diagnostic("B217", f"`{name}` is not a test", test.span, label, note=f"tests: {', '.join(TESTS)}"))
+    order = list(TESTS.get(name, ()))
+    arguments: dict[str, ir.Expr] = {}
+    for argument in test.arguments:
+        key = argument.name if argument.name is not None else (order.pop(0) if order else argument.value.span.text)
+        arguments[key] = check_expr(checker, place, argument.value)
+    return ir.Until(name, arguments, _whole(checker, place, cap), node.unit, node.span)

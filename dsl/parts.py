@@ -1,0 +1,316 @@
+"""The `use` and `param` lines: what Python provides, looked up in manifests, and named numbers.
+
+Takes the top of a recipe and a manifest; fills the checker's types, sizes and constants. Reports B602, B309, B212.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+
+from bilevel import ir
+from bilevel.dsl import nodes
+from bilevel.dsl.expressions import Checker
+from bilevel.dsl.types import (
+    Array,
+    Function,
+    ListType,
+    Model,
+    Record,
+    Records,
+    Size,
+    Stream,
+    Text,
+    Type,
+    Unknown,
+)
+from bilevel.errors import Diagnostic, Span
+from bilevel.registry import Description, Manifest
+from bilevel.dsl.nearest import nearest
+
+ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "^": operator.pow,
+}
+
+
+def constant(node: nodes.Node, known: Mapping[str, int | float]) -> int | float | None:
+    """The number an expression of numbers and params stands for, None where it is none."""
+    match node:
+        case nodes.Number():
+            return node.value
+        case nodes.Name(identifier):
+            return known.get(identifier)
+        case nodes.Negate(operand):
+            inner = constant(operand, known)
+            return None if inner is None else -inner
+        case nodes.Binary(sign, left, right):
+            a, b = constant(left, known), constant(right, known)
+            if a is None or b is None or (sign == "/" and b == 0):
+                return None
+            value = ARITHMETIC[sign](a, b)
+            whole = isinstance(a, int) and isinstance(b, int) and value == int(value) and sign != "/"
+            return int(value) if whole else value
+    return None
+
+
+def check_params(checker: Checker) -> tuple[ir.Param, ...]:
+    """Every `param` as a number (or a string)."""
+    found: list[ir.Param] = []
+    for item in checker.scope.recipe.items:
+        if not isinstance(item, nodes.Param):
+            continue
+        value = item.value.value if isinstance(item.value, nodes.String) else constant(item.value, checker.constants)
+        if value is None:
+            checker.report(_not_constant(item))
+            value = 1
+        if isinstance(value, int | float):
+            checker.constants[item.name] = value
+            checker.types[(None, item.name)] = Array((), "integer" if isinstance(value, int) else "real")
+        else:
+            checker.types[(None, item.name)] = Text()
+        if isinstance(value, int):
+            checker.sizes[item.name] = value
+        found.append(ir.Param(item.name, value, item.span))
+    return tuple(found)
+
+
+def _not_constant(item: nodes.Param) -> Diagnostic:
+    return Diagnostic(
+        "B212",
+        f"`{item.name}` is not a number",
+        item.value.span,
+        "a param is a number, a string, or computed from params above it",
+        fix=f"let {item.name} = {item.value.span.text}",
+    )
+
+
+def check_uses(checker: Checker, manifest: Manifest) -> tuple[ir.Use, ...]:
+    """Every `use` with its description and type."""
+    found: list[ir.Use] = []
+    for item in checker.scope.recipe.items:
+        if isinstance(item, nodes.Use):
+            description, type_ = _use(checker, manifest, item)
+            checker.types[(None, item.name)] = type_
+            found.append(ir.Use(item.name, item.value, description, type_, item.span))
+    return tuple(found)
+
+
+def _use(checker: Checker, manifest: Manifest, item: nodes.Use) -> tuple[Description | None, Type]:
+    if item.value is None:
+        return None, _open_type(checker, item)
+    return _value(checker, manifest, item.value, item.name)
+
+
+def _open_type(checker: Checker, item: nodes.Use) -> Type:
+    """What is known of a part that the caller gives: its kind or its shape."""
+    match item.kind:
+        case nodes.Name("model"):
+            return Model(item.name)
+        case nodes.RealType(sizes):
+            return Array(tuple(_open_size(s) for s in sizes))
+        case nodes.Name("func"):
+            return Function(item.name, True, Unknown())
+    return Unknown("open")
+
+
+def _open_size(node: nodes.Node) -> Size:
+    match node:
+        case nodes.Number():
+            return node.value if isinstance(node.value, int) else "?"
+        case nodes.Name(identifier):
+            return identifier
+    return "?"
+
+
+def _value(checker: Checker, manifest: Manifest, value: nodes.Expr, name: str) -> tuple[Description | None, Type]:
+    match value:
+        case nodes.ListOf(items):
+            return None, ListType(tuple(_value(checker, manifest, i, name)[1] for i in items))
+        case nodes.Call(nodes.Name("pair"), arguments):
+            fields = tuple((a.name or "?", _value(checker, manifest, a.value, a.name or name)[1]) for a in arguments)
+            return None, Record(fields)
+        case nodes.Call(nodes.Name(called), arguments):
+            return _constructed(checker, manifest, value, called, arguments, name)
+        case nodes.Name(identifier):
+            return None, _named(checker, manifest, value, identifier)
+        case nodes.Number():
+            return None, Array((), "integer" if isinstance(value.value, int) else "real")
+        case nodes.String():
+            return None, Text()
+    return None, Unknown()
+
+
+def _named(checker: Checker, manifest: Manifest, value: nodes.Name, identifier: str) -> Type:
+    """A name alone: another use, a param, or a registered function."""
+    known = checker.types.get((None, identifier))
+    if known is not None:
+        checker.used.add((None, identifier))
+        return known
+    description = manifest.entries.get(identifier)
+    if description is None:
+        checker.report(not_registered(identifier, value.span, manifest))
+        return Unknown("error")
+    return Function(identifier, description.smooth, description.yields)
+
+
+def _constructed(
+    checker: Checker,
+    manifest: Manifest,
+    value: nodes.Call,
+    called: str,
+    arguments: tuple[nodes.Argument, ...],
+    name: str,
+) -> tuple[Description | None, Type]:
+    description = manifest.entries.get(called)
+    if description is None:
+        checker.report(not_registered(called, value.function.span, manifest))
+        return None, Unknown("error")
+    for argument in arguments:
+        _check_argument(checker, manifest, argument.value, name)
+    bound = bind_arguments(checker, description, arguments, value.span)
+    return description, _described(description, name, bound)
+
+
+def _check_argument(checker: Checker, manifest: Manifest, value: nodes.Expr, name: str) -> None:
+    """Arguments are data: numbers, strings, names of params and uses, constructors, lists of these."""
+    match value:
+        case nodes.Call() | nodes.ListOf() | nodes.Name():
+            _value(checker, manifest, value, name)
+        case nodes.Number() | nodes.String():
+            return
+        case _ if constant(value, checker.constants) is None:
+            checker.report(Diagnostic("B212", "an argument of a part is data, not an expression", value.span))
+
+
+def not_registered(called: str, span: Span, manifest: Manifest) -> Diagnostic:
+    """B602."""
+    guess = nearest(called, manifest.entries)
+    return Diagnostic(
+        "B602",
+        f"nothing called `{called}` is registered",
+        span,
+        f"did you mean `{guess}`?" if guess else "",
+        why=f"loaded registries: {manifest.name} ({len(manifest.entries)} names). Recipes cannot reach other Python names",
+        fix=(f"{guess}(...)\n" if guess else "")
+        + f"{'or ' if guess else ''}register it:  @bilevel.model  def {called}(...): ...   and run with  --with that_module",
+    )
+
+
+def bind_arguments(
+    checker: Checker, description: Description, arguments: tuple[nodes.Argument, ...], span: Span
+) -> dict[str, int]:
+    """The whole numbers among a constructor's arguments, by the name that sizes use for them."""
+    values: dict[str, int] = {}
+    for parameter in description.parameters:
+        default = _literal(parameter.default)
+        if isinstance(default, int) and not isinstance(default, bool):
+            values[parameter.name] = default
+    positional = [a for a in arguments if a.name is None]
+    _check_names(checker, description, arguments, span)
+    for place, argument in enumerate(positional):
+        _bind_positional(checker, description, place, len(positional), argument, values)
+    for argument in arguments:
+        number = constant(argument.value, checker.constants)
+        if argument.name is not None and isinstance(number, int):
+            values[argument.name] = number
+        elif argument.name is not None:
+            values.pop(argument.name, None)
+    return values
+
+
+def _literal(text: str | None) -> object:
+    try:
+        return None if text is None else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _bind_positional(
+    checker: Checker, description: Description, place: int, count: int, argument: nodes.Argument, values: dict[str, int]
+) -> None:
+    number = constant(argument.value, checker.constants)
+    if not isinstance(number, int):
+        return
+    last = description.parameters[-1] if description.parameters else None
+    if last is not None and last.variadic and place >= len(description.parameters) - 1:
+        own = place - (len(description.parameters) - 1)
+        values[f"{last.name}:{own}"] = number
+        values[f"{last.name}:{own - (count - len(description.parameters) + 1)}"] = number
+    elif place < len(description.parameters):
+        values[description.parameters[place].name] = number
+
+
+def _check_names(
+    checker: Checker, description: Description, arguments: tuple[nodes.Argument, ...], span: Span
+) -> None:
+    known = [p.name for p in description.parameters if not p.variadic]
+    for argument in arguments:
+        if argument.name is not None and argument.name not in known:
+            guess = nearest(argument.name, known)
+            checker.report(
+                Diagnostic(
+                    "B309",
+                    f"`{description.name}` has no argument `{argument.name}`",
+                    argument.span,
+                    f"did you mean `{guess}`?" if guess else "",
+                    note=f"its arguments: {', '.join(known) or 'none'}",
+                )
+            )
+    variadic = any(p.variadic for p in description.parameters)
+    positional = sum(a.name is None for a in arguments)
+    named = {a.name for a in arguments}
+    missing = [p.name for p in description.parameters[positional:] if p.default is None and p.name not in named]
+    missing = [m for m in missing if not variadic or m != description.parameters[-1].name]
+    if positional > len(known) and not variadic:
+        checker.report(Diagnostic("B309", f"`{description.name}` takes at most {len(known)} arguments", span))
+    if missing:
+        checker.report(Diagnostic("B309", f"`{description.name}` needs `{missing[0]}`", span))
+
+
+def _described(description: Description, name: str, values: Mapping[str, int]) -> Type:
+    """The type of what a constructor returns, its sizes filled in."""
+    match description.kind:
+        case "model":
+            shapes = (_shape(description.input, values), _shape(description.output, values))
+            return Model(name, shapes[0], shapes[1], tuple(p for p, _ in description.parts))
+        case "data" | "tasks":
+            return substitute(description.yields, values)
+        case "func":
+            return Function(name, description.smooth, substitute(description.yields, values))
+    return Unknown()
+
+
+def _shape(shape: tuple[Size, ...] | None, values: Mapping[str, int]) -> tuple[Size, ...] | None:
+    return None if shape is None else tuple(_size(s, values) for s in shape)
+
+
+def _size(size: Size, values: Mapping[str, int]) -> Size:
+    """A size with the constructor's arguments filled in; a product with one unknown factor is unknown."""
+    if isinstance(size, int):
+        return size
+    product = 1
+    for factor in size.split("*"):
+        number = int(factor) if factor.isdigit() else values.get(factor)
+        if number is None:
+            return "?"
+        product *= number
+    return product
+
+
+def substitute(type_: Type, values: Mapping[str, int]) -> Type:
+    """The type with all its sizes filled in."""
+    match type_:
+        case Array(shape, element, ranked):
+            return Array(tuple(_size(s, values) for s in shape), element, ranked)
+        case Record(fields):
+            return Record(tuple((n, substitute(t, values)) for n, t in fields))
+        case Records(length, Record(fields)):
+            return Records(_size(length, values), Record(tuple((n, substitute(t, values)) for n, t in fields)))
+        case Stream(item):
+            return Stream(substitute(item, values))
+    return type_

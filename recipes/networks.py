@@ -1,0 +1,119 @@
+"""Networks that recipes name: plain torch modules without buffers, safe under vmap, grad and jvp.
+
+No module here keeps state besides its parameters, works in place, or branches on values: all derivatives of all
+orders and any batching of parameters are those of an ordinary function.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bilevel.recipes.records import bad_argument, require_positive
+from bilevel.registry import model
+
+Norm = Literal["none", "batch_stats"]
+
+
+class MultiLayer(nn.Module):
+    """Linear layers with ReLU between them; inputs of more than one axis are flattened."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        *hidden, output = (nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
+        self.hidden = nn.ModuleList(hidden)
+        self.output = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores real[n, widths[-1]] of samples real[n, ...]."""
+        x = x.flatten(1)
+        for layer in self.hidden:
+            x = torch.relu(layer(x))
+        return self.output(x)  # type: ignore[no-any-return]
+
+
+class BatchStatistics(nn.Module):
+    """Normalisation by the statistics of the batch alone, with a learned scale and shift per channel.
+
+    torch's own layer updates running averages in place, which makes it no function of its inputs (B603).
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def initialise(self, key: Tensor) -> dict[str, Tensor]:
+        """Scale one and shift zero for every key."""
+        shape = (*key.shape, *self.weight.shape)
+        return {"weight": torch.ones(shape, device=key.device), "bias": torch.zeros(shape, device=key.device)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised samples, real[n, channels, ...] as given."""
+        axes = (0, *range(2, x.dim()))
+        mean = x.mean(axes, keepdim=True)
+        variance = (x - mean).square().mean(axes, keepdim=True)
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        scaled = (x - mean) * torch.rsqrt(variance + self.epsilon)
+        return scaled * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+class Convolution(nn.Module):
+    """3 x 3 convolution of stride 2, normalisation, ReLU: halves the image, rounding up."""
+
+    def __init__(self, channels: int, filters: int, norm: Norm) -> None:
+        super().__init__()
+        self.convolve = nn.Conv2d(channels, filters, kernel_size=3, stride=2, padding=1)
+        self.norm = BatchStatistics(filters) if norm == "batch_stats" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Feature maps real[n, filters, size / 2, size / 2] of images."""
+        return torch.relu(self.norm(self.convolve(x)))
+
+
+class FourConvolutions(nn.Module):
+    """Four `Convolution` blocks and a linear layer on their flattened result."""
+
+    def __init__(self, ways: int, filters: int, channels: int, size: int, norm: Norm) -> None:
+        super().__init__()
+        inputs = [channels, filters, filters, filters]
+        self.body = nn.Sequential(*(Convolution(count, filters, norm) for count in inputs))
+        self.head = nn.Linear(filters * (-(-size // 16)) ** 2, ways)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores real[n, ways] of images real[n, channels, size, size]."""
+        return self.head(self.body(x).flatten(1))  # type: ignore[no-any-return]
+
+
+@model(input=("widths:0",), output=("widths:-1",), parts={"hidden": "hidden.*", "output": "output.*"})
+def mlp(*widths: int) -> nn.Module:
+    """Fully connected network with ReLU between layers, `mlp(784, 256, 10)`; images are flattened.
+
+    Takes real[n, ...] with widths[0] numbers per sample, gives real[n, widths[-1]].
+    """
+    if len(widths) < 2:
+        raise bad_argument("mlp", "widths", "two or more sizes, input first and output last", list(widths))
+    require_positive("mlp", {f"widths[{position}]": width for position, width in enumerate(widths)})
+    return MultiLayer(widths)
+
+
+@model(
+    input=("channels", "size", "size"), output=("ways",), parts={"body": "body.*", "head": "head.*", "norm": "*.norm.*"}
+)
+def conv4(ways: int, filters: int = 64, channels: int = 1, size: int = 28, norm: str = "none") -> nn.Module:
+    """Four 3 x 3 convolutions of stride 2 with ReLU and a linear layer; `norm` is "none" or "batch_stats".
+
+    Takes real[n, channels, size, size], gives real[n, ways]. Source: Finn, Abbeel and Levine 2017, section 5.2
+    (strides as there for Omniglot; the linear layer reads all positions, 2 x 2 at size 28, where they average).
+    Cost: stride 2 is two to four times faster on a CPU than pooling.
+    """
+    require_positive("conv4", {"ways": ways, "filters": filters, "channels": channels, "size": size})
+    if norm == "none":
+        return FourConvolutions(ways, filters, channels, size, "none")
+    if norm == "batch_stats":
+        return FourConvolutions(ways, filters, channels, size, "batch_stats")
+    raise bad_argument("conv4", "norm", '"none" or "batch_stats"', norm)

@@ -1,0 +1,80 @@
+"""Regression of sine waves from a few points: tasks made from keys, exact, nothing stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bilevel.backends.torch_func.random import fold, uniform
+from bilevel.dsl.types import real, record, records, stream
+from bilevel.recipes.records import Samples, Task, TaskSplits, interval, require_positive
+from bilevel.registry import tasks
+
+TASK = record(
+    support=records("shots", x=real(1), y=real(1)),
+    query=records("queries", x=real(1), y=real(1)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SineTasks:
+    """The waves of one split; two splits share none because the split's name is folded into every key."""
+
+    split: str
+    amplitude: tuple[float, float]
+    phase: tuple[float, float]
+    inputs: tuple[float, float]
+    shots: int
+    queries: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def sample(self, keys: Tensor) -> Task:
+        """One wave per key: x and y are real[..., shots, 1] in the support, real[..., queries, 1] in the query."""
+        keys = fold(keys.to(self.device), "sine", self.split)
+        amplitude = self._draw(fold(keys, "amplitude"), self.amplitude, 1, 1)
+        phase = self._draw(fold(keys, "phase"), self.phase, 1, 1)
+        support = self._draw(fold(keys, "support"), self.inputs, self.shots, 1)
+        query = self._draw(fold(keys, "query"), self.inputs, self.queries, 1)
+        return Task(*(self._samples(x, amplitude * torch.sin(x + phase)) for x in (support, query)))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> SineTasks:
+        """The same waves on `device`, in `dtype`."""
+        return replace(self, device=torch.device(device), dtype=dtype)
+
+    def _draw(self, keys: Tensor, bounds: tuple[float, float], *shape: int) -> Tensor:
+        """In float64, so that a wave in float32 is the rounded wave in float64."""
+        return uniform(keys, *shape, low=bounds[0], high=bounds[1], dtype=torch.float64)
+
+    def _samples(self, x: Tensor, y: Tensor) -> Samples:
+        return Samples(x.to(self.dtype), y.to(self.dtype))
+
+
+@tasks(yields=record(train=stream(TASK), val=stream(TASK), test=stream(TASK)))
+def sine(
+    amplitude: Sequence[float] = (0.1, 5.0),
+    phase: Sequence[float] = (0.0, math.pi),
+    shots: int = 10,
+    queries: int = 10,
+    inputs: Sequence[float] = (-5.0, 5.0),
+) -> TaskSplits:
+    """Regression tasks y = A sin(x + phase): amplitude, phase and inputs uniform in their intervals, radians.
+
+    A task is record(support, query) of real[shots, 1] and real[queries, 1]. Source: papers/004, appendix G,
+    eq. S28. Cost: one hash for each number.
+    """
+    require_positive("sine", {"shots": shots, "queries": queries})
+    bounds = (
+        interval("sine", "amplitude", amplitude),
+        interval("sine", "phase", phase),
+        interval("sine", "inputs", inputs),
+    )
+    made = (
+        SineTasks(split, *bounds, shots, queries, torch.device("cpu"), torch.get_default_dtype())
+        for split in TaskSplits._fields
+    )
+    return TaskSplits(*made)
