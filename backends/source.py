@@ -153,7 +153,10 @@ def _wrapped(pad: str, text: str) -> list[str]:
     if end - begin < 20:
         return [pad + text]
     inner = _split(text[begin + 1 : end])
-    middle = [line for item in inner for line in _wrapped(pad + "    ", f"{item},")]
+    # A comma behind a single item would make a tuple of what is only grouped.
+    called = begin > 0 and (text[begin - 1].isalnum() or text[begin - 1] in "_)]")
+    comma = "," if len(inner) > 1 or called or text[begin + 1 : end].rstrip().endswith(",") else ""
+    middle = [line for item in inner for line in _wrapped(pad + "    ", f"{item}{comma}")]
     return [pad + text[: begin + 1], *middle, *_wrapped(pad, text[end:])]
 
 

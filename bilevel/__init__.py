@@ -1,0 +1,47 @@
+"""bilevel: a compiler for nested optimisation.
+
+Recipes are loaded, parsed and checked without torch; what needs torch is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bilevel.errors import Diagnostic, RecipeError
+from bilevel.pipeline import VERSION as __version__
+from bilevel.recipe import Recipe, load, parse
+from bilevel.registry import data, estimator, func, model, solver, tasks
+
+if TYPE_CHECKING:
+    from bilevel.plan import Plan
+    from bilevel.program import Program, compile
+    from bilevel.run import Run
+
+__all__ = [
+    "Diagnostic",
+    "Plan",
+    "Program",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "__version__",
+    "compile",
+    "data",
+    "estimator",
+    "func",
+    "load",
+    "model",
+    "parse",
+    "solver",
+    "tasks",
+]
+LATER = {"Plan": "bilevel.plan", "Program": "bilevel.program", "compile": "bilevel.program", "Run": "bilevel.run"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names whose modules import torch or networkx, on first use."""
+    if name not in LATER:
+        raise AttributeError(f"module 'bilevel' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(LATER[name]), name)

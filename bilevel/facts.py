@@ -44,6 +44,8 @@ class LevelFacts:
     linear: bool
     iterates: bool
     unread: bool
+    elsewhere: tuple[str, ...] = ()
+    """targets that reach the objective of the level around on another path as well"""
 
     def entering(self, *through: Entrance) -> tuple[str, ...]:
         """The targets that enter through any of these places, in order."""
@@ -69,14 +71,16 @@ def derive_facts(program: ir.Program) -> Facts:
 
 def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, LevelFacts]) -> LevelFacts:
     enters = tuple(_entries(level))
+    targets = _targets(level, around, found)
     return LevelFacts(
         name=level.name,
-        targets=_targets(level, around, found),
+        targets=targets,
         enters=enters,
         symmetric=not level.levels and all(p.estimator is None for p in level.phases),
         linear=all(SOLVERS[s.name].linear and not _clips(s) for p in level.phases for s in p.solvers if s.name in SOLVERS),
         iterates=around is not None and _reads_iterates(level, around),
         unread=around is not None and not _is_read(level, around),
+        elsewhere=tuple(t for t in targets if around is not None and t in _other_paths(level, around)),
     )
 
 
@@ -107,7 +111,7 @@ def _solutions(level: ir.Level) -> set[str]:
 
 def _targets(level: ir.Level, around: ir.Level | None, found: Mapping[str, LevelFacts]) -> tuple[str, ...]:
     """What the level around wants derivatives for; nothing where this level's solution does not reach it."""
-    if around is None or around.objective is None:
+    if around is None or not _takes_derivatives(around, found):
         return ()
     wanted = _wanted_solutions(around)
     if not wanted & set(level.names):
@@ -118,10 +122,33 @@ def _targets(level: ir.Level, around: ir.Level | None, found: Mapping[str, Level
     return tuple(n for n in candidates if n in given)
 
 
+def _takes_derivatives(level: ir.Level, found: Mapping[str, LevelFacts]) -> bool:
+    """Whether a level asks those inside it for derivatives; one that moves by `next` only if it is itself asked."""
+    if level.objective is None:
+        return bool(found[level.name].targets)
+    forms = [SOLVERS.get(s.name) for p in level.phases for s in p.solvers]
+    return any(form is None or form.needs != "values" for form in forms)
+
+
+def _moving(level: ir.Level) -> frozenset[str]:
+    """What the steps of a level depend on: its objective or, without one, the expressions after `next`."""
+    if level.objective is not None:
+        return level.objective.value.depends
+    moved = [a for p in level.phases for s in p.solvers if s.name == "next" for a in s.arguments.values()]
+    return frozenset[str]().union(*(a.depends for a in moved))
+
+
+def _other_paths(level: ir.Level, around: ir.Level) -> frozenset[str]:
+    """The names that reach the objective of the level around without passing through this level."""
+    direct = set(_moving(around))
+    wanted = _wanted_solutions(around)
+    others = [i for i in around.levels if i.name != level.name and wanted & set(i.names)]
+    return frozenset(direct.union(*(influences(i) for i in others)))
+
+
 def _wanted_solutions(level: ir.Level) -> frozenset[str]:
-    """Solutions of levels inside that the objective depends on, directly or through a later level."""
-    assert level.objective is not None
-    found = set(level.objective.value.depends)
+    """Solutions of levels inside that the steps of a level depend on, directly or through a later level."""
+    found = set(_moving(level))
     for inner in reversed(level.levels):
         if found & set(inner.names):
             found |= influences(inner)

@@ -86,7 +86,7 @@ def change(text: str, name: str = "<command line>") -> Change:
     path, equals, value = text.partition("=")
     source = Source(name, text)
     if not equals or not path.strip() or not value.strip():
-        raise fail("B112", f"`{text}` is not a setting", Span(source, 0, len(text)), fix="path=value, as adapt.steps=20")
+        raise fail("B127", f"`{text}` is not a setting", Span(source, 0, len(text)), fix="path=value, as adapt.steps=20")
     return Change(path.strip(), parse_value(value.strip(), name), Span(source, 0, len(path.rstrip())))
 
 

@@ -78,10 +78,9 @@ class Plan:
 
     @property
     def exactness(self) -> Class:
-        """The worst class of any level."""
-        order: tuple[Class, ...] = ("-", "exact", "biased", "surrogate", "values")
-        found = max((order.index(c.exactness) for c in self.choices.values()), default=0)
-        return order[found]
+        """The worst class of any level; what nobody differentiates leaves the derivative exact."""
+        order: tuple[Class, ...] = ("exact", "biased", "surrogate", "values")
+        return max((c.exactness for c in self.choices.values() if c.exactness != "-"), key=order.index, default="exact")
 
     @property
     def identity(self) -> str:
@@ -90,3 +89,14 @@ class Plan:
         words += [f"{c.level} {c.mode} {c.adjoint}" for c in self.choices.values()]
         words += [f"{s.name} {s.repeats} {s.copies}" for s in self.steps]
         return hashlib.blake2b("\n".join(words).encode(), digest_size=3).hexdigest()
+
+
+def repeats_of(level: ir.Level) -> str:
+    """The number of steps of a level, as the recipe spells it."""
+    duration = level.phases[-1].duration
+    if isinstance(duration, ir.Steps):
+        first = duration.first.span.text if duration.first is not None else None
+        count = duration.count.span.text
+        spelled = str(duration.count.value) if isinstance(duration.count, ir.Constant) else count
+        return spelled if first is None else f"{first}..{spelled}"
+    return "?"

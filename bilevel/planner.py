@@ -6,6 +6,8 @@ Takes a checked program and its facts; gives a `Plan` or refuses with B404-B413,
 
 from __future__ import annotations
 
+from typing import Literal
+
 import networkx as nx
 
 from bilevel import ir
@@ -13,8 +15,8 @@ from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import Facts, LevelFacts, derive_facts
-from bilevel.modes import MODES, Forward, Mode, Reverse
-from bilevel.plan import Candidate, Choice, Operation, Plan, Step
+from bilevel.modes import MODES, Forward, ForwardMode, Mode, Reverse, Verdict
+from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
 from bilevel.support import unsupported
 
 
@@ -40,12 +42,13 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     entry = next((e for e in program.schedule if e.target == level.name), None)
     pinned = None if entry is None or entry.mode == "auto" else _named(entry)
     chosen = pinned or (Reverse() if facts.targets else Forward())
-    verdict = chosen.accepts(level, facts)
-    if not verdict.ok:
-        raise _refused(level, facts, chosen, verdict.why, entry)
     if pinned is not None and not facts.targets and not isinstance(chosen, Forward):
         raise _no_effect(level, entry)
-    candidates = tuple(_candidate(mode, level, facts, chosen) for mode in MODES)
+    verdict = chosen.accepts(level, facts)
+    if not verdict.ok:
+        raise _refused(level, facts, chosen, verdict, entry)
+    listed = MODES if chosen in MODES else (*MODES, chosen)
+    candidates = tuple(_candidate(mode, level, facts, chosen) for mode in listed)
     at = None if entry is None else entry.span
     adjoint = chosen.lower(level, facts)
     return Choice(level.name, chosen.title, chosen.exactness(level, facts), adjoint, pinned is not None, candidates, at)
@@ -56,23 +59,64 @@ def _candidate(mode: Mode, level: ir.Level, facts: LevelFacts, chosen: Mode) -> 
 
 
 def _named(entry: ir.Entry) -> Mode:
-    """The mode that a line of the schedule names."""
+    """The mode that a line of the schedule names, with its options."""
     if entry.mode == "none":
         return Forward()
-    order = next((a.value for a in entry.options if a.name == "order"), None)
-    if isinstance(order, nodes.Number) and order.value not in (1, 2):
-        raise RecipeError([Diagnostic("B506", "`order` is 1 or 2", order.span)])
-    return Reverse(order=1 if isinstance(order, nodes.Number) and order.value == 1 else 2)
+    if entry.mode == "fmd":
+        return ForwardMode()
+    values = {a.name or "": a.value for a in entry.options}
+    return Reverse(
+        order=1 if _whole(values, "order", (1, 2)) == 1 else 2,
+        window=_whole(values, "window"),
+        checkpoint=_checkpoint(values),
+        store="residuals" if _word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
+    )
 
 
-def _refused(level: ir.Level, facts: LevelFacts, mode: Mode, why: str, entry: ir.Entry | None) -> RecipeError:
-    code = "B413" if isinstance(mode, Reverse) and mode.order == 1 else "B507"
+def _checkpoint(values: dict[str, nodes.Expr]) -> int | Literal["sqrt", "binomial", "auto"] | None:
+    match _word(values, "checkpoint", ("sqrt", "binomial", "auto")) if not _is_number(values, "checkpoint") else "":
+        case "sqrt":
+            return "sqrt"
+        case "binomial":
+            return "binomial"
+        case "auto":
+            return "auto"
+    return _whole(values, "checkpoint")
+
+
+def _is_number(values: dict[str, nodes.Expr], name: str) -> bool:
+    return isinstance(values.get(name), nodes.Number)
+
+
+def _whole(values: dict[str, nodes.Expr], name: str, allowed: tuple[int, ...] = ()) -> int | None:
+    """A whole number from 1, or one of those allowed."""
+    value = values.get(name)
+    if value is None:
+        return None
+    number = value.value if isinstance(value, nodes.Number) else None
+    if not isinstance(number, int) or number < 1 or (allowed and number not in allowed):
+        wanted = " or ".join(map(str, allowed)) if allowed else "a whole number from 1"
+        raise RecipeError([Diagnostic("B506", f"`{name}` is {wanted}", value.span)])
+    return number
+
+
+def _word(values: dict[str, nodes.Expr], name: str, allowed: tuple[str, ...]) -> str | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, nodes.Name) or value.identifier not in allowed:
+        numbers = "a whole number, " if name == "checkpoint" else ""
+        raise RecipeError([Diagnostic("B506", f"`{name}` is {numbers}{' or '.join(allowed)}", value.span)])
+    return value.identifier
+
+
+def _refused(level: ir.Level, facts: LevelFacts, mode: Mode, verdict: Verdict, entry: ir.Entry | None) -> RecipeError:
     legal = [m.title for m in MODES if m.accepts(level, facts).ok]
     span = entry.span if entry is not None else level.span
     message = f"`{level.name}` cannot be differentiated by `{mode.title}`"
     fix = " or ".join(f"{level.name} : {title}" for title in legal)
     related = tuple(Related(e.span, f"{e.name} enters here") for e in facts.enters if e.name in facts.targets)[:1]
-    return RecipeError([Diagnostic(code, message, span, related=related, why=why, fix=fix)])
+    return RecipeError([Diagnostic(verdict.code, message, span, related=related, why=verdict.why, fix=fix)])
 
 
 def _no_effect(level: ir.Level, entry: ir.Entry | None) -> RecipeError:
@@ -125,17 +169,6 @@ def _add(graph: nx.DiGraph, level: ir.Level, operation: Operation) -> None:
     repeats = repeats_of(level) if level.parent is not None and operation in ("draw", "gradient", "update") else "1"
     name = f"{level.name}.{operation}"
     graph.add_node(name, step=Step(name, operation, level.name, span, repeats, level.copies))
-
-
-def repeats_of(level: ir.Level) -> str:
-    """The number of steps of a level, as the recipe spells it."""
-    duration = level.phases[-1].duration
-    if isinstance(duration, ir.Steps):
-        first = duration.first.span.text if duration.first is not None else None
-        count = duration.count.span.text
-        spelled = str(duration.count.value) if isinstance(duration.count, ir.Constant) else count
-        return spelled if first is None else f"{first}..{spelled}"
-    return "?"
 
 
 def _span_of(level: ir.Level, operation: Operation) -> Span:

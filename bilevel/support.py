@@ -13,7 +13,7 @@ from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
 
 SOLVERS = ("sgd", "adam", "adamw", "rmsprop")
-MODES = ("auto", "rmd", "none", "vmap")
+MODES = ("auto", "rmd", "fmd", "none", "vmap")
 FUNCTIONS = ("without", "pair", "identity", "eig", "min_eig", "max_eig", "identity_gap")
 DOMAINS = ("positive", "nonnegative", "unit", "between")
 
@@ -139,7 +139,7 @@ def _expression(expr: ir.Expr) -> Iterator[Diagnostic]:
 
 def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:
     if entry.mode not in MODES:
-        yield _missing(f"the mode `{entry.mode}`", entry.span, "auto, rmd, rmd(order = 1) or none")
+        yield _missing(f"the mode `{entry.mode}`", entry.span, f"one of {', '.join(MODES)}")
     for option in entry.options:
-        if (entry.mode, option.name) != ("rmd", "order"):
+        if entry.mode != "rmd" or option.name == "update":
             yield _missing(f"`{entry.mode}({option.span.text})`", option.span)

@@ -40,10 +40,10 @@ def extra_brace(trouble: Trouble) -> Mistake | None:
     for token in trouble.tokens:
         depth += token.is_symbol("{") - token.is_symbol("}")
         if depth < 0:
-            token = _displaced_brace(trouble) or token
+            brace = _displaced_brace(trouble) or token
             label, fix = "one too many", "remove it, or open the block it belongs to"
-            diagnostic = Diagnostic("B100", "this `}` closes nothing", trouble.span(token), label, fix=fix)
-            return Mistake(diagnostic, ((token.start, token.end, " "),))
+            diagnostic = Diagnostic("B100", "this `}` closes nothing", trouble.span(brace), label, fix=fix)
+            return Mistake(diagnostic, ((brace.start, brace.end, " "),))
     return None
 
 
@@ -107,7 +107,8 @@ def _header(trouble: Trouble, brace: int) -> Statement | None:
 
 def _not_closed(trouble: Trouble, brace: int, after: int | None) -> Mistake:
     tokens, source = trouble.tokens, trouble.source
-    last = tokens[-1] if after is None else tokens[after - 1]
+    written = [token for token in tokens if token.start < len(source.text)]
+    last = written[-1] if after is None else tokens[after - 1]
     last_line = source.position(last.start)[0]
     why = "the end of the file was reached inside this block"
     if after is not None:

@@ -48,7 +48,7 @@ def _too_deep(span: Span) -> Exception:
         "B113",
         f"more than {DEEPEST} operations inside each other",
         span,
-        why="everything that reads a recipe would need as much memory as it is deep",
+        why="a limit, so that no recipe can exhaust the memory of those who read it",
         fix="give a part of it a name:  let part = ...",
     )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.dependence import check_dependence
-from bilevel.dsl.expressions import Checker, Place, check_expr, size_of
+from bilevel.dsl.context import Checker, Place, size_of
+from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.functions import DOMAINS
 from bilevel.dsl.iterates import check_iterates
 from bilevel.dsl.moves import check_phase

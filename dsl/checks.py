@@ -69,8 +69,23 @@ NAMES: dict[type[nodes.Node], Callable[[Any], tuple[str, ...]]] = {
 }
 
 
+# Nodes that begin with a keyword: in `level level {` the name is the second word.
+_LED_BY_KEYWORD = (
+    nodes.Use,
+    nodes.Param,
+    nodes.Let,
+    nodes.Import,
+    nodes.Level,
+    nodes.Schedule,
+    nodes.ForEach,
+    nodes.Report,
+)
+
+
 def _reserved(place: nodes.Node, name: str) -> Diagnostic:
-    span = place.span if isinstance(place, nodes.Name) else _last_name_span(place, name)
+    if isinstance(place, nodes.Recipe):
+        return _no_header_name(place, name)
+    span = _last_name_span(place, name) if isinstance(place, _LED_BY_KEYWORD) else name_span(place, name)
     return Diagnostic(
         "B109",
         f"`{name}` is a word of the language, not a name",
@@ -78,6 +93,18 @@ def _reserved(place: nodes.Node, name: str) -> Diagnostic:
         "needs another name",
         why="words of the language are kept free everywhere, so that the language can grow",
         fix=f"for instance `my_{name}`",
+    )
+
+
+def _no_header_name(recipe: nodes.Recipe, name: str) -> Diagnostic:
+    """`recipe` alone on its line takes the keyword of the next statement for its name."""
+    header = "recipe" if name == recipe.name else "extends"
+    return Diagnostic(
+        "B114",
+        "`recipe` needs a name" if header == "recipe" else "`extends` needs the name of a recipe",
+        name_span(recipe, header),
+        f"followed by `{name}`, a word of the language",
+        fix=f"{header} my_recipe",
     )
 
 

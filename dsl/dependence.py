@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
-from bilevel.dsl.expressions import joined_smoothness
+from bilevel.dsl.context import joined_smoothness
 from bilevel.dsl.solvers import SOLVERS
 from bilevel.errors import Diagnostic, Related, Span
 from bilevel.ir import Smoothness

@@ -1,29 +1,30 @@
 """Expressions: from syntax to checked expressions with type, copies, dependence and smoothness.
 
 Takes syntax and the level it stands in; gives `ir.Expr`. Lets are instantiated at every call, because their type
-depends on the arguments. Reports B201, B206-B210, B303, B306, B309; a part that is in error becomes Unknown, so that
-one mistake gives one message.
+depends on the arguments. Reports B201-B203, B206-B208, B303, B307-B309; a part that is in error becomes Unknown, so
+that one mistake gives one message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import replace
 
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
+from bilevel.dsl.context import Checker, Place, joined, size_of, unknown
 from bilevel.dsl.functions import FUNCTIONS, Signature
-from bilevel.dsl.scope import Scope, Symbol, not_found
+from bilevel.dsl.lets import as_parameter, free_names, let_problem
+from bilevel.dsl.mismatch import check_count, mismatched
+from bilevel.dsl.nearest import nearest
+from bilevel.dsl.networks import apply_network
+from bilevel.dsl.scope import Symbol
 from bilevel.dsl.types import (
-    UNKNOWN_SIZE,
     Array,
     Function,
     ListType,
     Model,
     Record,
     Records,
-    Size,
     Stream,
     Text,
     Tree,
@@ -31,45 +32,11 @@ from bilevel.dsl.types import (
     Union,
     Unknown,
 )
+from bilevel.dsl.unseen import not_found
 from bilevel.errors import Diagnostic, Related, Span
 from bilevel.ir import Smoothness
-from bilevel.dsl.nearest import nearest
 
-LARGEST_PROGRAM = 20_000
-"""lets called by lets can double at every step; beyond this many calls the recipe is refused"""
-E = TypeVar("E", bound=ir.Expr)
 SMOOTHNESS = {"smooth": Smoothness.SMOOTH, "piecewise": Smoothness.PIECEWISE, "flat": Smoothness.FLAT}
-
-
-@dataclass(slots=True)
-class Checker:
-    """What the checking of one recipe knows and has found so far."""
-
-    scope: Scope
-    types: dict[tuple[str | None, str], Type] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    constants: dict[str, int | float] = field(default_factory=dict)
-    problems: list[Diagnostic] = field(default_factory=list)
-    used: set[tuple[str | None, str]] = field(default_factory=set)
-    calls: int = 0
-
-    def report(self, diagnostic: Diagnostic) -> None:
-        """Keep a message once, however often a let around it is instantiated."""
-        if all(d.code != diagnostic.code or d.span != diagnostic.span for d in self.problems):
-            self.problems.append(diagnostic)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an expression stands: its level, and names bound by lets and reducers around it."""
-
-    level: str | None
-    bound: Mapping[str, ir.Expr] = field(default_factory=dict)
-    replaced: Mapping[str, Type] = field(default_factory=dict)
-    lets: tuple[str, ...] = ()
-
-    def binding(self, more: Mapping[str, ir.Expr]) -> Place:
-        return replace(self, bound={**self.bound, **more})
 
 
 def check_expr(checker: Checker, place: Place, node: nodes.Node) -> ir.Expr:
@@ -84,7 +51,7 @@ def check_expr(checker: Checker, place: Place, node: nodes.Node) -> ir.Expr:
             return _name(checker, place, node)
         case nodes.Negate(operand):
             inner = check_expr(checker, place, operand)
-            return _joined(ir.Operate(span=node.span, type=inner.type, operator="neg", operands=(inner,)), (inner,))
+            return joined(ir.Operate(span=node.span, type=inner.type, operator="neg", operands=(inner,)), (inner,))
         case nodes.Binary():
             return _binary(checker, place, node)
         case nodes.Attribute():
@@ -105,39 +72,6 @@ def check_expr(checker: Checker, place: Place, node: nodes.Node) -> ir.Expr:
     raise TypeError(f"not an expression: {node!r}")
 
 
-def ordered_axes(expressions: Iterable[ir.Expr]) -> tuple[str, ...]:
-    """The axes of several expressions together, in the order in which they are first met, longest first."""
-    axes: list[str] = []
-    for expression in sorted(expressions, key=lambda e: -len(e.axes)):
-        axes += [a for a in expression.axes if a not in axes]
-    return tuple(axes)
-
-
-def joined_smoothness(parts: Iterable[ir.Expr]) -> Smoothness:
-    """A flat part beside one that has a derivative does not matter; parts that depend on nothing never do."""
-    kinds = [p.smooth for p in parts if p.depends]
-    if not kinds:
-        return Smoothness.SMOOTH
-    live = [k for k in kinds if k is not Smoothness.FLAT]
-    return max(live) if live else Smoothness.FLAT
-
-
-def _joined(expression: E, parts: tuple[ir.Expr, ...]) -> E:
-    """The expression with axes, reads, dependence and smoothness gathered from its parts."""
-    return replace(
-        expression,
-        axes=ordered_axes(parts),
-        reads=frozenset().union(*(p.reads for p in parts)),
-        depends=frozenset().union(*(p.depends for p in parts)),
-        smooth=joined_smoothness(parts),
-    )
-
-
-def unknown(span: Span) -> ir.Expr:
-    """What stands for an expression in error."""
-    return ir.Constant(span=span, type=Unknown("error"), value=0)
-
-
 # ---- names ---------------------------------------------------------------------------------------------------
 
 
@@ -147,13 +81,21 @@ def _name(checker: Checker, place: Place, node: nodes.Name) -> ir.Expr:
         return replace(place.bound[name], span=node.span)
     symbol = checker.scope.look(place.level, name)
     if symbol is None:
-        local = frozenset(place.bound)
-        checker.report(not_found(checker.scope, place.level, name, node.span, local))
+        if name in FUNCTIONS or name == "grad":
+            checker.report(_bare_function(node))
+        elif name not in checker.scope.excused:
+            checker.report(not_found(checker.scope, place.level, name, node.span, frozenset(place.bound)))
         return unknown(node.span)
     checker.used.add((symbol.level, name))
     if symbol.kind == "let":
         return _call_let(checker, place, symbol, (), node.span)
     return _read(checker, place, symbol, node.span)
+
+
+def _bare_function(node: nodes.Name) -> Diagnostic:
+    name = node.identifier
+    used = "grad(f)(a, ...)" if name == "grad" else f"{name}(...)"
+    return Diagnostic("B207", f"`{name}` is a function, and stands here without arguments", node.span, fix=used)
 
 
 def _read(checker: Checker, place: Place, symbol: Symbol, span: Span) -> ir.Expr:
@@ -176,7 +118,7 @@ def _several(node: nodes.Node, items: tuple[ir.Expr, ...]) -> ir.Expr:
     type_: Type = Union(trees) if items and len(trees) >= len(items) else ListType(types)
     if items and all(shapes.is_number(t) for t in types):
         type_ = Array((len(items),), "real")
-    return _joined(ir.Several(span=node.span, type=type_, items=items), items)
+    return joined(ir.Several(span=node.span, type=type_, items=items), items)
 
 
 # ---- operators -----------------------------------------------------------------------------------------------
@@ -188,7 +130,7 @@ def _binary(checker: Checker, place: Place, node: nodes.Binary) -> ir.Expr:
         if isinstance(node.left, nodes.Iterate):
             checker.report(_tree_plus_number(node))
     type_ = _combined(checker, node.span, f" {node.operator} ", left, right)
-    return _joined(ir.Operate(span=node.span, type=type_, operator=node.operator, operands=(left, right)), (left, right))
+    return joined(ir.Operate(span=node.span, type=type_, operator=node.operator, operands=(left, right)), (left, right))
 
 
 def _tree_plus_number(node: nodes.Binary) -> Diagnostic:
@@ -212,44 +154,6 @@ def _combined(checker: Checker, span: Span, sign: str, left: ir.Expr, right: ir.
         return Unknown("error")
 
 
-def mismatched(
-    checker: Checker, mismatch: shapes.Mismatch, sign: str, span: Span, operands: tuple[ir.Expr, ...] = ()
-) -> Diagnostic:
-    """B303, with the places where the sizes of both sides come from."""
-    left, right = str(mismatch.left), str(mismatch.right)
-    message = f"shapes do not match: {left}{sign}{right}" if mismatch.right else f"{left} {mismatch.reason}"
-    spelled = f"{with_values(mismatch.left, checker.sizes)}{sign}{with_values(mismatch.right, checker.sizes)}"
-    related = [r for o in operands for r in _origins(checker, o)]
-    why = "" if mismatch.right else f"this function {mismatch.reason}"
-    return Diagnostic("B303", message, span, spelled if mismatch.right else left, tuple(related[:2]), why=why)
-
-
-def with_values(type_: Type | None, sizes: Mapping[str, int]) -> str:
-    """A type with the values of its named sizes: `real[n] (n = 128)`."""
-    if not isinstance(type_, Array):
-        return str(type_)
-    names = [s for s in type_.shape if isinstance(s, str) and s in sizes]
-    return f"{type_} ({', '.join(f'{n} = {sizes[n]}' for n in names)})" if names else str(type_)
-
-
-def _origins(checker: Checker, operand: ir.Expr) -> list[Related]:
-    """The declarations of the variables and draws that give an operand its shape."""
-    found: list[Related] = []
-    for part in ir.walk(operand):
-        if isinstance(part, ir.Read) and isinstance(part.type, Array | Records) and not shapes.is_number(part.type):
-            symbol = next((b.symbols[part.name] for b in checker.scope.blocks.values() if part.name in b.symbols), None)
-            if symbol is not None and symbol.kind in ("variable", "draw"):
-                found.append(Related(symbol.span, _size_label(part.type, checker.sizes)))
-    return found
-
-
-def _size_label(type_: Type, sizes: Mapping[str, int]) -> str:
-    first = type_.length if isinstance(type_, Records) else type_.shape[0] if isinstance(type_, Array) else "?"
-    if isinstance(first, str) and first in sizes:
-        return f"{first} = {sizes[first]} here"
-    return f"{first} fixed here"
-
-
 def _attribute(checker: Checker, place: Place, node: nodes.Attribute) -> ir.Expr:
     base = check_expr(checker, place, node.base)
     type_ = shapes.field_of(base.type, node.name)
@@ -258,7 +162,7 @@ def _attribute(checker: Checker, place: Place, node: nodes.Attribute) -> ir.Expr
     if type_ is None:
         checker.report(_no_field(base, node))
         type_ = Unknown("error")
-    return _joined(ir.Field(span=node.span, type=type_, base=base, name=node.name), (base,))
+    return joined(ir.Field(span=node.span, type=type_, base=base, name=node.name), (base,))
 
 
 def _no_field(base: ir.Expr, node: nodes.Attribute) -> Diagnostic:
@@ -287,14 +191,14 @@ def _subscript(checker: Checker, place: Place, node: nodes.Subscript) -> ir.Expr
     if isinstance(base.type, Stream | Records):
         return sampled(checker, node, base)
     if isinstance(base.type, Model | Function):
-        return _joined(ir.Item(span=node.span, type=base.type, base=base, items=items), (base, *items))
+        return joined(ir.Item(span=node.span, type=base.type, base=base, items=items), (base, *items))
     type_ = shapes.subscripted(base.type, tuple(i.type for i in items))
     if type_ is None:
         reason = "has no axis to subscript" if isinstance(base.type, Array) else "cannot be subscripted"
         problem = Diagnostic("B303", f"{base.type} {reason}", node.span, str(base.type))
         checker.report(problem)
         type_ = Unknown("error")
-    return _joined(ir.Item(span=node.span, type=type_, base=base, items=items), (base, *items))
+    return joined(ir.Item(span=node.span, type=type_, base=base, items=items), (base, *items))
 
 
 def sampled(checker: Checker, node: nodes.Subscript, base: ir.Expr) -> ir.Expr:
@@ -306,25 +210,8 @@ def sampled(checker: Checker, node: nodes.Subscript, base: ir.Expr) -> ir.Expr:
     if type_ is None:
         checker.report(Diagnostic("B303", f"{base.type} is drawn with one number, not {len(counts)}", node.span))
         type_ = Unknown("error")
+    check_count(checker, node, base.type, count)
     return ir.Sample(span=node.span, type=type_, source=base, count=count, axes=base.axes, reads=base.reads)
-
-
-def size_of(checker: Checker, node: nodes.Node) -> Size:
-    """The size an expression in brackets stands for: a number, a param, the length of a list, or unknown."""
-    match node:
-        case nodes.Number():
-            return node.value if isinstance(node.value, int) else UNKNOWN_SIZE
-        case nodes.Name(identifier):
-            symbol = checker.scope.look(None, identifier)
-            if symbol is None:
-                return UNKNOWN_SIZE
-            checker.used.add((None, identifier))
-            known = checker.types.get((None, identifier))
-            return len(known.items) if isinstance(known, ListType) else identifier
-        case nodes.Binary("*", left, right):
-            factors = (size_of(checker, left), size_of(checker, right))
-            return UNKNOWN_SIZE if UNKNOWN_SIZE in factors else f"{factors[0]}*{factors[1]}"
-    return UNKNOWN_SIZE
 
 
 # ---- calls ---------------------------------------------------------------------------------------------------
@@ -339,8 +226,7 @@ def _call(checker: Checker, place: Place, node: nodes.Call) -> ir.Expr:
         symbol = checker.scope.look(place.level, function.identifier)
         if symbol is not None and symbol.kind == "let":
             checker.used.add((symbol.level, symbol.name))
-            arguments = tuple(check_expr(checker, place, a.value) for a in node.arguments)
-            return _call_let(checker, place, symbol, arguments, node.span)
+            return _call_let(checker, place, symbol, _positional(checker, place, node), node.span)
         if symbol is None and function.identifier in FUNCTIONS:
             return _builtin(checker, place, node, FUNCTIONS[function.identifier])
     return _apply(checker, place, node)
@@ -349,80 +235,29 @@ def _call(checker: Checker, place: Place, node: nodes.Call) -> ir.Expr:
 def _apply(checker: Checker, place: Place, node: nodes.Call) -> ir.Expr:
     """A network with its parameters, or a registered function."""
     function = check_expr(checker, place, node.function)
-    arguments = tuple(check_expr(checker, place, a.value) for a in node.arguments)
+    arguments = _positional(checker, place, node)
     if isinstance(function.type, Model):
-        return _network(checker, node, function, arguments)
+        return apply_network(checker, node, function, arguments)
     if not isinstance(function.type, Function | Unknown):
         what = f"`{node.function.span.text}` is {function.type}, and cannot be called"
         checker.report(Diagnostic("B207", what, node.function.span, "not a function"))
         return unknown(node.span)
     result = function.type.result if isinstance(function.type, Function) else Unknown()
     parts = (function, *arguments)
-    call = _joined(ir.CallPart(span=node.span, type=result, function=function, arguments=arguments), parts)
+    call = joined(ir.CallPart(span=node.span, type=result, function=function, arguments=arguments), parts)
     if isinstance(function.type, Function) and not function.type.smooth and call.depends:
         call = replace(call, smooth=Smoothness.FLAT)
     return call
 
 
-def _network(checker: Checker, node: nodes.Call, function: ir.Expr, arguments: tuple[ir.Expr, ...]) -> ir.Expr:
-    network, parameters, output = function, (), None
-    if isinstance(network, ir.Item):
-        network, parameters = network.base, network.items
-    if isinstance(network, ir.Field) and isinstance(network.base.type, Model):
-        network, output = network.base, network.name
-    if len(arguments) != 1:
-        message = f"`{function.span.text}` takes one input, not {len(arguments)}"
-        checker.report(Diagnostic("B309", message, node.span))
-        return unknown(node.span)
-    model = function.type
-    assert isinstance(model, Model)
-    single = _is_single(checker, model, arguments[0].type)
-    type_ = Unknown() if output else _output(model, arguments[0].type, single)
-    applied = ir.Apply(
-        span=node.span,
-        type=type_,
-        network=network,
-        parameters=_flat(parameters),
-        input=arguments[0],
-        single=single,
-        output=output,
-    )
-    return _joined(applied, (network, *parameters, arguments[0]))
-
-
-def _flat(parameters: tuple[ir.Expr, ...]) -> tuple[ir.Expr, ...]:
-    """Parameter groups with unions opened: `net[[a, b]]` is `net[a, b]`."""
-    found: list[ir.Expr] = []
-    for group in parameters:
-        found.extend(group.items if isinstance(group, ir.Several) else (group,))
-    return tuple(found)
-
-
-def _is_single(checker: Checker, model: Model, given: Type) -> bool:
-    """Whether the input is one sample: by rank, else by the number of entries (images given flat)."""
-    if not isinstance(given, Array) or not given.ranked or model.input is None:
-        return False
-    if len(given.shape) == len(model.input) + 1:
-        return False
-    if len(given.shape) == len(model.input):
-        return True
-    return _product(given.shape, checker.sizes) == _product(model.input, checker.sizes) is not None
-
-
-def _product(shape: tuple[Size, ...], sizes: Mapping[str, int]) -> int | None:
-    product = 1
-    for size in shape:
-        value = shapes.value_of(size, sizes)
-        if value is None:
-            return None
-        product *= value
-    return product
-
-
-def _output(model: Model, given: Type, single: bool) -> Type:
-    if model.output is None or not isinstance(given, Array) or not given.ranked:
-        return Array((), ranked=False)
-    return Array(model.output if single else (*given.shape[:1], *model.output))
+def _positional(checker: Checker, place: Place, node: nodes.Call) -> tuple[ir.Expr, ...]:
+    """The arguments of a let, a network or a registered function, which stand in order and have no names."""
+    named = next((a for a in node.arguments if a.name is not None), None)
+    if named is not None:
+        message = f"arguments of `{node.function.span.text}` have no names"
+        why = "only solvers, modes and the constructors after `use` name their arguments"
+        checker.report(Diagnostic("B309", message, named.span, why=why, fix=named.value.span.text))
+    return tuple(check_expr(checker, place, a.value) for a in node.arguments)
 
 
 def _call_let(
@@ -432,72 +267,26 @@ def _call_let(
     assert isinstance(let, nodes.Let)
     checker.calls += 1
     wanted = let.parameters or ()
-    problem = _let_problem(checker, place, let, len(arguments), span)
+    problem = let_problem(checker, place, let, len(arguments), span)
     if problem is not None:
         checker.report(problem)
         return unknown(span)
-    bound = {
-        name: replace(_parameter(name, argument), span=let.span) for name, argument in zip(wanted, arguments, strict=True)
-    }
+    pairs = zip(wanted, arguments, strict=True)
+    bound = {name: replace(as_parameter(name, argument), span=let.span) for name, argument in pairs}
     inside = Place(symbol.level, bound, place.replaced, (*place.lets, let.name))
     body = check_expr(checker, inside, let.body)
-    free = tuple(sorted(_free(body, frozenset(wanted))))
+    free = tuple(sorted(free_names(body, frozenset(wanted))))
     call = ir.CallLet(
         span=span, type=body.type, name=let.name, parameters=wanted, arguments=arguments, body=body, free=free
     )
     return replace(call, axes=body.axes, reads=body.reads, depends=body.depends, smooth=body.smooth)
 
 
-def _parameter(name: str, argument: ir.Expr) -> ir.Expr:
-    """How the body of a let sees an argument: by the parameter's name, with all that is known of the argument."""
-    return ir.Read(
-        span=argument.span,
-        type=argument.type,
-        name=name,
-        axes=argument.axes,
-        reads=argument.reads,
-        depends=argument.depends,
-        smooth=argument.smooth,
-    )
-
-
-def _free(body: ir.Expr, bound: frozenset[str]) -> set[str]:
-    """The names a let's body takes from around the let."""
-    match body:
-        case ir.Read(name=name) | ir.IterateOf(name=name):
-            here = set() if name in bound else {name}
-        case ir.CallLet():
-            inner = {n for a in body.arguments for n in _free(a, bound)}
-            return inner | (set(body.free) - bound)
-        case ir.Reduced():
-            bound = bound | {b.name for b in body.binders if b.source is not None}
-            here = {b.name for b in body.binders if b.source is None} - bound
-        case _:
-            here = set()
-    return here.union(*(_free(c, bound) for c in ir.children(body)))
-
-
-def _let_problem(checker: Checker, place: Place, let: nodes.Let, given: int, span: Span) -> Diagnostic | None:
-    wanted = len(let.parameters or ())
-    if let.name in place.lets:
-        return Diagnostic("B210", f"`{let.name}` is defined by itself", span, fix="a let is an abbreviation: unfold it")
-    if checker.calls > LARGEST_PROGRAM:
-        return Diagnostic("B211", f"the lets of this recipe unfold to more than {LARGEST_PROGRAM} calls", span)
-    if given != wanted:
-        parameters = f"({', '.join(let.parameters or ())})" if let.parameters else ", without arguments"
-        return Diagnostic(
-            "B309",
-            f"`{let.name}` takes {wanted} argument{'s' * (wanted != 1)}, not {given}",
-            span,
-            related=(Related(let.span, f"defined here as {let.name}{parameters}"),),
-        )
-    return None
-
-
 def _gradient(checker: Checker, place: Place, node: nodes.Call, grad: nodes.Call) -> ir.Expr:
     """`grad(f)(a, ...)`: shaped like a, and depends on all that f's arguments depend on."""
     if len(grad.arguments) != 1 or not node.arguments:
-        checker.report(Diagnostic("B309", "`grad` is used as grad(f)(a, ...)", node.span))
+        why = "grad(f) is a function; its value has the shape of a, the first argument"
+        checker.report(Diagnostic("B309", "`grad` is used as grad(f)(a, ...)", node.span, why=why))
         return unknown(node.span)
     inner = nodes.Call(grad.arguments[0].value, node.arguments, span=node.span)
     call = _call(checker, place, inner)
@@ -506,7 +295,7 @@ def _gradient(checker: Checker, place: Place, node: nodes.Call, grad: nodes.Call
         checker.report(Diagnostic("B207", message, grad.arguments[0].value.span))
         return unknown(node.span)
     first = call.arguments[0]
-    return _joined(ir.GradientOf(span=node.span, type=first.type, call=call), (call,))
+    return joined(ir.GradientOf(span=node.span, type=first.type, call=call), (call,))
 
 
 def _builtin(checker: Checker, place: Place, node: nodes.Call, signature: Signature) -> ir.Expr:
@@ -517,7 +306,7 @@ def _builtin(checker: Checker, place: Place, node: nodes.Call, signature: Signat
         return unknown(node.span)
     arguments = tuple(check_expr(checker, place, a.value) for a in node.arguments)
     type_ = _builtin_type(checker, node, signature, arguments)
-    call = _joined(ir.Builtin(span=node.span, type=type_, function=signature.name, arguments=arguments), arguments)
+    call = joined(ir.Builtin(span=node.span, type=type_, function=signature.name, arguments=arguments), arguments)
     if signature.name in ("stop", "warm"):
         return replace(call, depends=frozenset(), smooth=Smoothness.SMOOTH)
     own = SMOOTHNESS[signature.smooth]
@@ -565,13 +354,33 @@ def _source_type(signature: Signature, arguments: tuple[ir.Expr, ...]) -> Type:
 
 def _iterate(checker: Checker, place: Place, node: nodes.Iterate) -> ir.Expr:
     base, at = check_expr(checker, place, node.base), check_expr(checker, place, node.at)
-    if not isinstance(base, ir.Read) or not base.depends:
+    if not isinstance(base, ir.Read) or not base.depends or base.name in place.bound:
         if not isinstance(base.type, Unknown):
-            message = f"`{node.base.span.text}` is not solved by a level, so it has no iterates"
-            checker.report(Diagnostic("B308", message, node.base.span))
+            checker.report(_no_iterates(node, isinstance(base, ir.Read) and base.name in place.bound))
         return unknown(node.span)
     expression = ir.IterateOf(span=node.span, type=base.type, name=base.name, at=at)
-    return replace(_joined(expression, (base, at)), smooth=base.smooth)
+    whole = replace(joined(expression, (base, at)), smooth=base.smooth)
+    if isinstance(at, ir.Constant) and at.value == 0 and not _start_depends(checker, place, base.name):
+        return replace(whole, depends=frozenset())
+    return whole
+
+
+def _start_depends(checker: Checker, place: Place, name: str) -> bool:
+    """Whether a derivative can pass through the start of a variable."""
+    symbol = checker.scope.look(place.level, name)
+    if symbol is None or not isinstance(symbol.node, nodes.Variable) or symbol.node.start is None:
+        return False
+    return bool(check_expr(checker, Place(symbol.level), symbol.node.start).depends)
+
+
+def _no_iterates(node: nodes.Iterate, is_argument: bool) -> Diagnostic:
+    base = node.base.span.text
+    if is_argument:
+        message = f"`{base}` is an argument here, and has no iterates"
+        return Diagnostic("B308", message, node.base.span, fix=f"give the iterate to the let: f(w{node.span.text[len(base):]})")
+    message = f"`{base}` is not solved by a level, so it has no iterates"
+    why = "`x@k` is the variable x of a level after k steps of it"
+    return Diagnostic("B308", message, node.base.span, why=why, fix=f"`{base}` alone")
 
 
 def _reduce(checker: Checker, place: Place, node: nodes.Reduce) -> ir.Expr:
@@ -583,9 +392,9 @@ def _reduce(checker: Checker, place: Place, node: nodes.Reduce) -> ir.Expr:
     closed = {b.name for b in binders if b.source is None}
     expression = ir.Reduced(span=node.span, type=body.type, kind=node.kind, binders=tuple(binders), body=body)
     sources = tuple(b.source for b in binders if b.source is not None)
-    joined = _joined(expression, (body, *sources))
-    smooth = max(joined.smooth, Smoothness.PIECEWISE) if node.kind in ("max", "min", "worst") else joined.smooth
-    return replace(joined, axes=tuple(a for a in joined.axes if a not in closed), smooth=smooth)
+    whole = joined(expression, (body, *sources))
+    smooth = max(whole.smooth, Smoothness.PIECEWISE) if node.kind in ("max", "min", "worst") else whole.smooth
+    return replace(whole, axes=tuple(a for a in whole.axes if a not in closed), smooth=smooth)
 
 
 def _binder(checker: Checker, place: Place, binder: nodes.Binder, bound: dict[str, ir.Expr]) -> ir.Binder:
@@ -593,7 +402,8 @@ def _binder(checker: Checker, place: Place, binder: nodes.Binder, bound: dict[st
     if binder.source is not None:
         source = check_expr(checker, place, binder.source)
         item = shapes.one_of(source.type) or Unknown()
-        bound[binder.name] = ir.Read(span=binder.span, type=item, name=binder.name)
+        read = ir.Read(span=binder.span, type=item, name=binder.name)
+        bound[binder.name] = replace(read, axes=source.axes, reads=source.reads, depends=source.depends)
         return ir.Binder(name=binder.name, source=source, span=binder.span)
     symbol = checker.scope.look(place.level, binder.name)
     if symbol is None or symbol.kind != "index":

@@ -40,19 +40,20 @@ def _flatten(recipe: nodes.Recipe, find: Find, chain: tuple[str, ...]) -> nodes.
     text = [item for item in items if not isinstance(item, nodes.Override)]
     problems: list[Diagnostic] = []
     flat = replace(recipe, parent=None, items=tuple(text))
+    parent: nodes.Recipe | None = None
     if recipe.parent is not None:
         parent = _fetch("extend", recipe.parent, _parent_span(recipe), find, chain)
         flat = replace(flat, items=_merge_items(parent, text, problems))
     for item in items:
         if isinstance(item, nodes.Override):
-            flat = _apply(flat, item, recipe.parent, problems)
+            flat = _apply(flat, item, parent, problems)
     if problems:
         raise RecipeError(problems)
     return flat
 
 
 def _apply(
-    flat: nodes.Recipe, item: nodes.Override, parent: str | None, problems: list[Diagnostic]
+    flat: nodes.Recipe, item: nodes.Override, parent: nodes.Recipe | None, problems: list[Diagnostic]
 ) -> nodes.Recipe:
     try:
         return override(flat, ".".join(item.path), item.value, header_span(item, "="), parent)
@@ -154,6 +155,7 @@ def _is_inside(file: Path, folder: Path) -> bool:
 def _no_recipe(name: str, at: Span, places: Iterable[Path]) -> RecipeError:
     known = [file.stem for place in places if place.is_dir() for file in sorted(place.glob("*.bl"))]
     near = nearest(name, known)
+    python = at.source.text[: at.start].rstrip().endswith("import") and not near
     return fail(
         "B122",
         f"there is no recipe `{name}`",
@@ -161,6 +163,7 @@ def _no_recipe(name: str, at: Span, places: Iterable[Path]) -> RecipeError:
         label=f"did you mean `{near}`?" if near else "",
         why=f"{name}.bl is neither beside this file nor among the packaged recipes (bilevel list)",
         fix=near or "",
+        note="`import` takes the name of a recipe; Python is loaded by whoever runs it (--with)" if python else "",
         edit=Edit(at, near) if near else None,
     )
 
@@ -220,9 +223,10 @@ class _Block:
             if id(old) in self.fresh or not _slots(old) & slots:
                 kept.append(old)
                 continue
-            if (rest := _without(old, slots)) is not None:
-                kept.append(rest)
+            before, after = _around(old, slots)
+            kept += before
             place = len(kept) if place is None else place
+            kept += after
         kept.insert(len(kept) if place is None else place, new)
         self.parts = kept
 
@@ -258,10 +262,15 @@ class _Block:
                 yield from (node for node in walk(part) if isinstance(node, nodes.Level))
 
 
-def _without(old: Part, slots: frozenset[Slot]) -> Part | None:
-    """What is left of `a, b : real` when a child declares `a` anew."""
-    names = tuple(name for name in old.names if ("name", name) not in slots) if isinstance(old, nodes.Variable) else ()
-    return replace(old, names=names) if isinstance(old, nodes.Variable) and names else None
+def _around(old: Part, slots: frozenset[Slot]) -> tuple[list[Part], list[Part]]:
+    """What is left of `a, b, c : real` before and after its place when a child declares `b` anew."""
+    if not isinstance(old, nodes.Variable):
+        return [], []
+    kept = [("name", name) not in slots for name in old.names]
+    first = kept.index(False)
+    after = tuple(name for name, keep in zip(old.names[first:], kept[first:], strict=True) if keep)
+    before = old.names[:first]
+    return [replace(old, names=before)] if before else [], [replace(old, names=after)] if after else []
 
 
 def _misspelt_level(level: nodes.Level, parent: nodes.Recipe) -> Iterator[Diagnostic]:

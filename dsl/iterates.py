@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bilevel import ir
-from bilevel.dsl.expressions import Checker
+from bilevel.dsl.context import Checker
 from bilevel.errors import Diagnostic, Related
 
 Range = tuple[int | float, int | float]

@@ -17,7 +17,7 @@ from bilevel.dsl.build import build
 from bilevel.dsl.checks import check_words
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parse import grammar, stem
-from bilevel.dsl.recovery import LONG_TEXT, MOST_MISTAKES, Mistake, Trouble, change, recover, trouble
+from bilevel.dsl.recovery import Mistake, Trouble, change, most_mistakes, recover, trouble
 from bilevel.dsl.statements import LEADERS, LEVEL_KEYWORDS, TOP_KEYWORDS, Context
 from bilevel.dsl.tokens import REDUCERS, UNITS, Token, words
 from bilevel.dsl.unexpected import unexpected
@@ -29,7 +29,7 @@ DERIVATIVE_FREE = ("cmaes", "pbt", "es", "random")
 def explain(source: Source) -> list[Diagnostic]:
     """Every syntax error of a text that does not parse, in the order of their places."""
     found, text, start = _header(source)
-    attempts = MOST_MISTAKES if len(text) < LONG_TEXT else 3
+    attempts = most_mistakes(text)
     while len(found) < attempts:
         try:
             tree = grammar().parse(text, start=start)
@@ -84,9 +84,9 @@ def _header(source: Source) -> tuple[list[Diagnostic], str, str]:
     """What is wrong with the first statement, the text without it, and the rule that reads that."""
     tokens = words(source.text)[:4]
     kinds = [token.kind for token in tokens]
-    if tokens[0].is_word("recipe") and kinds[1:2] == ["name"]:
-        named = kinds[2:] != [] and tokens[2].is_word("extends") and kinds[3:] != ["name"]
-        if not named:
+    if tokens[0].is_word("recipe") and kinds[1:2] == ["name"] and not tokens[1].is_word(*LEADERS):
+        extends = kinds[2:] != [] and tokens[2].is_word("extends")
+        if not extends or (kinds[3:] == ["name"] and not tokens[3].is_word(*LEADERS)):
             return [], source.text, "start"
         missing = Span(source, tokens[2].start, tokens[2].end)
         problem = Diagnostic("B114", "`extends` needs the name of a recipe", missing, fix="extends maml")
@@ -99,7 +99,7 @@ def _without_header(source: Source, tokens: Sequence[Token]) -> tuple[list[Diagn
     wrong = first.is_word("recipe")
     near = wrong or (first.kind == "name" and nearest(first.text, ["recipe"], limit=2) is not None)
     place = Span(source, first.start, first.end)
-    name = tokens[1].text if near and len(tokens) > 1 and tokens[1].kind == "name" else stem(source.name)
+    name = tokens[1].text if near and not wrong and len(tokens) > 1 and tokens[1].kind == "name" else stem(source.name)
     problem = Diagnostic(
         "B114",
         "`recipe` needs a name" if wrong else "a recipe begins with its name",
@@ -110,7 +110,8 @@ def _without_header(source: Source, tokens: Sequence[Token]) -> tuple[list[Diagn
     )
     if not near:
         return [problem], source.text, "body"
-    end = tokens[1].end if len(tokens) > 1 and tokens[1].kind in {"name", "number", "string"} else first.end
+    named = len(tokens) > 1 and tokens[1].kind in {"name", "number", "string"} and not tokens[1].is_word(*LEADERS)
+    end = tokens[1].end if named else first.end
     if len(tokens) == 4 and tokens[2].is_word("extends") and not wrong:
         end = tokens[3].end
     return [problem], change(source.text, [(first.start, end, "")]), "body"
@@ -133,7 +134,7 @@ def not_a_statement(trouble: Trouble) -> Mistake | None:
     own, context = trouble.own, trouble.statement.context
     if not own or own[0].kind != "name" or own[0].text in LEADERS or context not in {"top", "level"}:
         return None
-    signs = ("=", ".") if context == "top" else (":", "~", ",", "=")
+    signs = ("=", ".", ":", "~") if context == "top" else (":", "~", ",", "=")
     if trouble.stop > trouble.statement.first + 1 or (len(own) > 1 and own[1].is_symbol(*signs)):
         return None
     word = own[0].text
@@ -194,7 +195,7 @@ def _with_equals(text: str) -> str:
     """`lr: 0.4` as `lr = 0.4`, also inside of a call."""
     out = ""
     for token in words(text):
-        spaced = out.rstrip() + " = " if token.is_symbol(":") else None
+        spaced = out.rstrip() + " = " if token.is_symbol(":", "=") else None
         gap = text[: token.start][len(text[: token.start].rstrip()) :]
         out = spaced or (out if out.endswith("= ") else out + gap) + token.text
     return out
@@ -355,12 +356,15 @@ def _misplaced(source: Source, tokens: Sequence[Token], i: int) -> Diagnostic:
     reducer = source.text[tokens[i].start : tokens[closing].end]
     body = source.text[tokens[closing].end : _product_end(tokens, closing + 1)].strip().removeprefix("*").strip()
     left = source.text[_factor_start(tokens, i - 2) : tokens[i - 1].start].strip() if before else ""
+    gap = "" if before in {"^", "@"} else " "
     return Diagnostic(
         "B107",
-        f"a {word} after `{before}` needs parentheses" if before else f"`{reducer}` cannot stand here without parentheses",
+        f"a {word} after `{before}` needs parentheses"
+        if before
+        else f"`{reducer}` cannot stand here without parentheses",
         Span(source, tokens[i].start, tokens[closing].end),
         f"would be read as a variable called `{word}`",
-        fix=f"{left} {before or ''} ({reducer} {body or '...'})".strip(),
+        fix=f"{left}{gap}{before or ''}{gap}({reducer} {body or '...'})".strip(),
     )
 
 
@@ -412,7 +416,9 @@ def constraint(trouble: Trouble) -> Mistake | None:
         after = own[i + 1] if i + 1 < len(own) else None
         two_words = token.is_word("subject", "such") and after is not None and after.is_word("to", "that")
         short = token.is_word("s") and [t.text for t in own[i : i + 4]] == ["s", ".", "t", "."]
-        alone = i == 0 and token.is_word("constrain", "constraint", "constraints") and not (after and after.text in ":~")
+        alone = (
+            i == 0 and token.is_word("constrain", "constraint", "constraints") and not (after and after.text in ":~")
+        )
         if two_words or short or alone:
             diagnostic = Diagnostic(
                 "B108",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.dsl import nodes
-from bilevel.dsl.expressions import Checker, Place, check_expr
+from bilevel.dsl.context import Checker, Place
+from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.parts import constant
 from bilevel.dsl.solvers import SOLVERS, SolverForm
 from bilevel.errors import Diagnostic

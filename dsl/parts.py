@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from bilevel import ir
 from bilevel.dsl import nodes
-from bilevel.dsl.expressions import Checker
+from bilevel.dsl.context import Checker
 from bilevel.dsl.types import (
     Array,
     Function,

@@ -44,11 +44,11 @@ def settings(recipe: nodes.Recipe) -> dict[str, Setting]:
 
 
 def override(
-    recipe: nodes.Recipe, path: str, value: nodes.Expr, span: Span, named: str | None = None
+    recipe: nodes.Recipe, path: str, value: nodes.Expr, span: Span, shown: nodes.Recipe | None = None
 ) -> nodes.Recipe:
     """`recipe` with the setting `path` replaced; B204 where there is none.
 
-    `span` is where the user wrote the path, `named` what messages call the recipe when not by its own name.
+    `span` is where the user wrote the path, `shown` the recipe that messages speak of if it is another one.
     """
     value = replace(value)  # a node of its own, so that a later override finds this one place only
     known = settings(recipe)
@@ -60,7 +60,7 @@ def override(
         return substitute(recipe, {id(setting.target): setting.make(value)})
     if (changed := _with_argument(recipe, path, value, span)) is not None:
         return changed
-    raise RecipeError([_unknown(named or recipe.name, path, value, span, known)])
+    raise RecipeError([_unknown(shown or recipe, path, value, span, known)])
 
 
 def find_level(recipe: nodes.Recipe, name: str) -> nodes.Level | None:
@@ -118,9 +118,7 @@ def _names_counted_twice(recipe: nodes.Recipe) -> frozenset[str]:
     return frozenset(name for name in names if names.count(name) > 1)
 
 
-def _count(
-    name: str, source: nodes.Expr | nodes.Range, level: str, unclear: frozenset[str]
-) -> Iterator[Setting]:
+def _count(name: str, source: nodes.Expr | nodes.Range, level: str, unclear: frozenset[str]) -> Iterator[Setting]:
     """`task.count`: the N of `S[N]`."""
     if isinstance(source, nodes.Subscript) and len(source.items) == 1:
         prefix = f"{level}.{name}" if name in unclear else name
@@ -287,17 +285,18 @@ def _only_solver(level: nodes.Level) -> nodes.Expr | None:
 # ---- the message ---------------------------------------------------------------------------------------------
 
 
-def _unknown(name: str, path: str, value: nodes.Expr, span: Span, known: dict[str, Setting]) -> Diagnostic:
+def _unknown(recipe: nodes.Recipe, path: str, value: nodes.Expr, span: Span, known: dict[str, Setting]) -> Diagnostic:
     from bilevel.dsl.format import print_expr
 
     near = _near_path(path, known)
+    name, count = recipe.name, len(settings(recipe))
     return Diagnostic(
         "B204",
         f"`{path}` does not name anything in `{name}`",
         span,
         f"did you mean `{near}` (now {print_expr(known[near].value)})?" if near else "",
         fix=f"{near} = {print_expr(value)}" if near else "",
-        note=f"`bilevel show {name} --paths` lists all {len(known)} settings that can be overridden",
+        note=f"`bilevel show {name} --paths` lists all {count} settings that can be overridden",
     )
 
 

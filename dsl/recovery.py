@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from lark.exceptions import UnexpectedInput
 from lark.lexer import PatternStr
@@ -18,8 +19,12 @@ from bilevel.dsl.tokens import Token, words
 from bilevel.errors import Diagnostic, Source, Span
 
 MOST_MISTAKES = 20
-LONG_TEXT = 50_000
-"""Characters above which reading the text again twenty times would keep the user waiting."""
+
+
+def most_mistakes(text: str) -> int:
+    """How many mistakes are looked for; a long text is not read again twenty times, since the user waits."""
+    return MOST_MISTAKES if len(text) < 50_000 else 3 if len(text) < 200_000 else 1
+
 
 Change = tuple[int, int, str]
 
@@ -51,18 +56,19 @@ class Trouble:
     @cached_property
     def statement(self) -> Statement:
         """The statement at fault: the one before where the parser only noticed at the next that it was not over."""
-        before: Statement | None = None
-        for statement in self.statements:
-            if statement.first <= self.stop < statement.last:
-                if before is not None and before.last == statement.first and self._is_unfinished(before, statement):
-                    return before
-                return statement
-            if statement.last <= self.stop:
-                before = statement
-        return before or Statement(0, len(self.tokens), "top")
+        reached = [statement for statement in self.statements if statement.first <= self.stop]
+        if not reached:
+            return Statement(0, len(self.tokens), "top")
+        statement = reached[-1]
+        before = reached[-2] if len(reached) > 1 else None
+        if before is not None and before.last == statement.first and self._is_unfinished(before, statement):
+            return before
+        return statement
 
     def _is_unfinished(self, before: Statement, statement: Statement) -> bool:
-        return self.stop == statement.first or is_dangling(self.tokens[before.last - 1])
+        """Whether `statement` could only not begin because the one before it had not ended."""
+        complete = self.accepts & {"LET", "LEVEL", "RBRACE", "$END"}
+        return is_dangling(self.tokens[before.last - 1]) or (self.stop == statement.first and not complete)
 
     @property
     def found(self) -> Token | None:
@@ -82,7 +88,7 @@ class Trouble:
         """The user's text from one token to another on one line, without comments."""
         inside = [token for token in self.tokens if first.start <= token.start and token.end <= last.end]
         parts = [inside[0].text]
-        for before, token in zip(inside, inside[1:], strict=False):
+        for before, token in pairwise(inside):
             parts.append((" " if token.start > before.end else "") + token.text)
         return "".join(parts)
 
@@ -90,7 +96,8 @@ class Trouble:
 def trouble(source: Source, text: str, error: UnexpectedInput, context: Context | None = None) -> Trouble:
     """The place where the parser stopped, in our own words."""
     tokens = words(text)
-    offset = error.pos_in_stream if error.pos_in_stream is not None and error.pos_in_stream >= 0 else len(text)
+    where = getattr(error, "pos_in_stream", None)  # None at the end of the text
+    offset = where if isinstance(where, int) and where >= 0 else len(text)
     stop = next((i for i, token in enumerate(tokens) if token.end > offset), len(tokens))
     parser = getattr(error, "interactive_parser", None)
     accepts = frozenset(parser.accepts()) if parser is not None else frozenset(getattr(error, "allowed", None) or ())

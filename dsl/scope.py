@@ -1,7 +1,6 @@
 """Names: which are declared where, what is in sight of a level, and over which indices everything is copied.
 
-Takes a flattened recipe; gives a `Scope` that answers `look(level, name)`. Reports B201, B202, B203, B205. Types
-are not known here.
+Takes a flattened recipe; gives a `Scope` that answers `look(level, name)`. Reports B205. Types are not known here.
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ from typing import Literal
 
 from bilevel.dsl import nodes
 from bilevel.dsl.functions import FUNCTIONS
+from bilevel.dsl.solvers import SOLVERS
+from bilevel.dsl.walk import children, header_span, name_span, walk
 from bilevel.errors import Diagnostic, Related, Span
-from bilevel.dsl.nearest import nearest
 
 SymbolKind = Literal["use", "param", "let", "variable", "draw", "index", "counter"]
+TESTS = {"stationary", "plateau", "below"}
 WORDS = {"use": "part", "param": "param", "let": "let", "variable": "variable", "draw": "draw", "index": "index"}
 
 
@@ -63,6 +64,10 @@ class Scope:
     recipe: nodes.Recipe
     blocks: dict[str | None, Block]
     copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    excused: set[str] = field(default_factory=set)
+    """names that are unknown only because of a mistake that is reported elsewhere"""
+    _known: dict[tuple[str | None, str], set[str]] = field(default_factory=dict)
+    """the indices that names mention, as far as they were asked for; a name that is being followed has none"""
 
     def in_sight(self, level: str | None) -> dict[str, Symbol]:
         """Every name that an expression of `level` may use (language reference, section 5)."""
@@ -109,26 +114,28 @@ class Scope:
             case nodes.Argument(_, value):
                 return self.mentioned(value, level, bound)
             case nodes.Node():
-                return {a for child in parts(node) for a in self.mentioned(child, level, bound)}
+                return {a for child in children(node) for a in self.mentioned(child, level, bound)}
         return set()
 
     def _mentioned_name(self, name: str, level: str | None) -> set[str]:
         symbol = self.look(level, name)
         if symbol is None:
             return set()
+        key = (symbol.level, name)
+        if key not in self._known:
+            self._known[key] = set()  # for lets and draws that are defined by themselves (B210)
+            self._known[key] = self._mentioned_symbol(symbol)
+        return self._known[key]
+
+    def _mentioned_symbol(self, symbol: Symbol) -> set[str]:
         if symbol.kind == "let" and isinstance(symbol.node, nodes.Let):
-            own = frozenset(symbol.node.parameters or ())
-            return self.mentioned(symbol.node.body, symbol.level, own | {name})
+            return self.mentioned(symbol.node.body, symbol.level, frozenset(symbol.node.parameters or ()))
         return set(self.axes(symbol))
 
-
-def parts(node: nodes.Node) -> Iterator[object]:
-    """The nodes directly inside one."""
-    for name in node.__dataclass_fields__:
-        value = getattr(node, name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, nodes.Node):
-                yield item
+    def copy(self, level: str, axes: set[str]) -> None:
+        """Say over which indices a level is copied, in place of what was said before."""
+        self.copies[level] = self.order(axes)
+        self._known.clear()
 
 
 def build_scope(recipe: nodes.Recipe) -> tuple[Scope, list[Diagnostic]]:
@@ -144,7 +151,7 @@ def build_scope(recipe: nodes.Recipe) -> tuple[Scope, list[Diagnostic]]:
                 _collect(scope, root, item, problems)
     for block in list(scope.blocks.values()):
         if block.name is not None:
-            _check_shadows(block, problems)
+            _check_shadows(scope, block, problems)
     _find_copies(scope, root)
     return scope, problems
 
@@ -164,7 +171,7 @@ def _collect(scope: Scope, parent: Block, level: nodes.Level, problems: list[Dia
     if level.name in scope.blocks:
         first = scope.blocks[level.name].node
         assert first is not None
-        problems.append(_twice(level.name, "a level", level.span, first.span))
+        problems.append(_twice(level, first))
         return
     parent.inner.append(block)
     scope.blocks[level.name] = block
@@ -199,41 +206,59 @@ def _declare(block: Block, symbol: Symbol, problems: list[Diagnostic]) -> None:
     block.symbols[symbol.name] = symbol
 
 
-def _twice(name: str, what: str, span: Span, first: Span) -> Diagnostic:
-    message = f"`{name}` is already the name of {what}"
-    return Diagnostic("B205", message, span, "second declaration", (Related(first, "first declaration"),))
-
-
-def _again(symbol: Symbol, known: Symbol, level: str | None) -> Diagnostic:
-    where = f"inside {level} both would be in sight" if level else "both would be in sight"
+def _twice(level: nodes.Level, first: nodes.Level) -> Diagnostic:
+    related = (Related(header_span(first), "first declaration"),)
     return Diagnostic(
         "B205",
-        f"`{symbol.name}` is already the {known}",
-        _name_span(symbol),
+        f"`{level.name}` is already the name of a level",
+        name_span(level, level.name),
         "second declaration",
-        (Related(known.span, "first declaration"),),
-        why=f"{where}, and `{symbol.name}` could mean either",
-        fix="another name for one of the two",
+        related,
+        why="paths, schedules and a child recipe find a level by its name alone",
+        fix=f"level {level.name}_2 {{ ... }}, or one level with the statements of both",
     )
 
 
-def _name_span(symbol: Symbol) -> Span:
-    """The name itself, where the declaration starts with it or with a keyword before it."""
-    start = symbol.span.text.find(symbol.name)
-    begin = symbol.span.start + max(start, 0)
-    return Span(symbol.span.source, begin, begin + len(symbol.name))
+def _again(symbol: Symbol, known: Symbol, level: str | None, instead: str | None = None) -> Diagnostic:
+    """B205; `instead` is a name that is used and declared nowhere, so that it was probably meant."""
+    where = f"inside {level} both would be in sight" if level else "both would be in sight"
+    span = name_span(symbol.node, symbol.name)
+    text = symbol.span.text
+    before = span.start - symbol.span.start
+    renamed = f"{text[:before]}{instead}{text[before + len(span.text) :]}" if instead and "\n" not in text else ""
+    return Diagnostic(
+        "B205",
+        f"`{symbol.name}` is already the {known}",
+        span,
+        "second declaration",
+        (Related(known.span, "first declaration"),),
+        why=f"{where}, and `{symbol.name}` could mean either",
+        fix=renamed or "another name for one of the two",
+    )
 
 
-def _check_shadows(block: Block, problems: list[Diagnostic]) -> None:
+def _check_shadows(scope: Scope, block: Block, problems: list[Diagnostic]) -> None:
     """No name of a level may stand for something else in sight around it."""
     assert block.parent is not None
-    around: dict[str, Symbol] = {}
+    around = {name: symbol for b in block.parent.inner[: block.position] for name, symbol in b.solutions.items()}
     for outer in block.parent.ancestors():
         around = outer.symbols | around
     for symbol in block.symbols.values():
         known = around.get(symbol.name)
         if known is not None:
-            problems.append(_again(symbol, known, block.name))
+            undeclared = _undeclared(scope, block)
+            instead = undeclared[0] if len(undeclared) == 1 and symbol.kind == "variable" else None
+            scope.excused.update({instead} if instead else ())
+            problems.append(_again(symbol, known, block.name, instead))
+
+
+def _undeclared(scope: Scope, block: Block) -> list[str]:
+    """The names that a level uses and that nothing in the recipe declares."""
+    assert block.node is not None
+    known = {name for b in scope.blocks.values() for name in b.symbols} | FUNCTIONS.keys() | SOLVERS.keys()
+    known |= {n.name for n in walk(block.node) if isinstance(n, nodes.Binder)} | TESTS
+    known |= {p for n in walk(block.node) if isinstance(n, nodes.Let) for p in n.parameters or ()}
+    return sorted({n.identifier for n in walk(block.node) if isinstance(n, nodes.Name)} - known)
 
 
 # ---- copies --------------------------------------------------------------------------------------------------
@@ -246,8 +271,8 @@ def _find_copies(scope: Scope, root: Block) -> None:
         block = waiting.pop(0)
         assert block.name is not None
         own = {s.name for s in block.symbols.values() if s.kind == "index"}
-        scope.copies[block.name] = ()
-        scope.copies[block.name] = scope.order(_raw(scope, block) - own)
+        scope.copy(block.name, set())
+        scope.copy(block.name, _raw(scope, block) - own)
         waiting.extend(block.inner)
 
 
@@ -256,119 +281,11 @@ def _raw(scope: Scope, block: Block) -> set[str]:
     assert block.node is not None and block.name is not None
     for inner in block.inner:
         assert inner.name is not None
-        scope.copies[inner.name] = ()
+        scope.copy(inner.name, set())
         opened = {s.name for s in inner.symbols.values() if s.kind == "index"}
-        scope.copies[inner.name] = scope.order(_raw(scope, inner) - opened)
+        scope.copy(inner.name, _raw(scope, inner) - opened)
     found: set[str] = set()
     for statement in block.node.body:
         if not isinstance(statement, nodes.Level | nodes.Report | nodes.Let):
             found |= scope.mentioned(statement, block.name)
     return found
-
-
-# ---- messages ------------------------------------------------------------------------------------------------
-
-
-def not_found(scope: Scope, level: str | None, name: str, span: Span, local: frozenset[str]) -> Diagnostic:
-    """The message for a name that an expression of `level` cannot use: unknown, out of sight, or solved later."""
-    elsewhere = [(b, s) for b in scope.blocks.values() for s in b.symbols.values() if s.name == name]
-    if elsewhere and level is not None:
-        block, symbol = elsewhere[0]
-        if _solved_beside(scope, level, block):
-            return _later(scope, level, symbol, span)
-        return _out_of_sight(level, block, symbol, span)
-    return _unknown(scope, level, name, span, local)
-
-
-def _solved_beside(scope: Scope, level: str, block: Block) -> bool:
-    """Whether `block` stands beside `level` or beside a level around it, further down the text."""
-    return any(outer.parent is not None and block in outer.parent.inner for outer in scope.blocks[level].ancestors())
-
-
-def _later(scope: Scope, level: str, symbol: Symbol, span: Span) -> Diagnostic:
-    other = scope.blocks[symbol.level]
-    assert other.node is not None and symbol.level is not None
-    backward = _first_use(scope, other, level)
-    related = ()
-    if backward is not None:
-        related = (Related(backward, f"{symbol.level} needs {backward.text}, solved by {level}"),)
-    message = f"levels `{level}` and `{symbol.level}` each need the other's solution"
-    if backward is None:
-        message = f"`{symbol.name}` is solved by `{symbol.level}`, which comes later"
-    return Diagnostic(
-        "B203",
-        message,
-        span,
-        f"{level} needs {symbol.name}, solved by {symbol.level} below",
-        related,
-        why="levels side by side run from top to bottom; a cycle is a game, not a nesting",
-        fix="put one inside the other to say who leads. Equilibria are not supported (bilevel explain B203)",
-    )
-
-
-def _first_use(scope: Scope, block: Block, level: str) -> Span | None:
-    """Where a block first reads a variable of `level`."""
-    wanted = scope.blocks[level].solutions
-    stack: list[object] = [block.node]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, nodes.Name) and node.identifier in wanted:
-            return node.span
-        if isinstance(node, nodes.Node):
-            stack.extend(reversed(list(parts(node))))
-    return None
-
-
-def _out_of_sight(level: str, block: Block, symbol: Symbol, span: Span) -> Diagnostic:
-    path = [b.name for b in block.ancestors() if b.name is not None][::-1]
-    chain = " > ".join(path[path.index(level) :] if level in path else path)
-    around = f", inside {path[-2]}" if len(path) > 1 else ""
-    solved = "solved" if symbol.kind == "variable" else "declared"
-    return Diagnostic(
-        "B202",
-        f"`{symbol.name}` is out of sight in level `{level}`",
-        span,
-        f"used here, in {level}",
-        (Related(_name_span(symbol), f"`{symbol.name}` is {solved} here{around}"),),
-        why=f"a level hands its solution to the level around it, and no further: {chain}"
-        if symbol.kind == "variable"
-        else f"a draw, index or let is in sight in its own level and inside it only: {chain}",
-        fix=f"move this term into `{block.parent.name}`, where {symbol.name} is in sight"
-        if block.parent is not None and block.parent.name is not None and symbol.kind == "variable"
-        else f"move this term into `{block.name}`",
-    )
-
-
-def _unknown(scope: Scope, level: str | None, name: str, span: Span, local: frozenset[str]) -> Diagnostic:
-    seen = scope.in_sight(level)
-    guess = nearest(name, [*seen, *local, *FUNCTIONS])
-    label, fix = "", ""
-    if guess is not None:
-        what = str(seen[guess]) if guess in seen else ("an argument here" if guess in local else "a function")
-        label, fix = f"did you mean `{guess}` ({what})?", f"write `{guess}`"
-    return Diagnostic(
-        "B201",
-        f"unknown name `{name}`",
-        span,
-        label,
-        fix=fix or "declare it: a variable `:`, a draw `~`, a `let`, a `param` or a `use`",
-        note=f"in sight here: {_listed(scope, level, seen)}",
-    )
-
-
-def _listed(scope: Scope, level: str | None, seen: dict[str, Symbol]) -> str:
-    """Names in sight, innermost level first."""
-    groups: list[str] = []
-    owners = [b.name for b in scope.blocks[level].ancestors()] if level else [None]
-    inner = [b.name for b in scope.blocks[level].inner]
-    for owner in (*inner, *owners):
-        names = [s.name for s in seen.values() if s.level == owner]
-        if names and owner is not None:
-            groups.append(f"{_and(names)} ({owner})")
-        else:
-            groups.extend(names)
-    return ", ".join(groups) or "nothing"
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -13,6 +13,7 @@ from bilevel.dsl.types import (
     UNKNOWN_SIZE,
     Array,
     ListType,
+    Model,
     Record,
     Records,
     Size,
@@ -157,12 +158,26 @@ def one_of(source: Type) -> Type | None:
         case Stream(item):
             return item
         case ListType(items):
-            return items[0] if items else Unknown()
+            return _any_of(items)
         case Array(shape, element) if shape:
             return Array(shape[1:], element)
         case Unknown():
             return Unknown()
     return None
+
+
+def _any_of(items: tuple[Type, ...]) -> Type:
+    """The type of an item of which only the list is known; networks of a list may differ in their shapes."""
+    first = items[0] if items else Unknown()
+    if not all(isinstance(item, Model) for item in items) or not isinstance(first, Model):
+        return first
+    inputs, outputs = ({getattr(item, name) for item in items} for name in ("input", "output"))
+    return Model(
+        first.name,
+        first.input if len(inputs) == 1 else None,
+        first.output if len(outputs) == 1 else None,
+        first.parts,
+    )
 
 
 def subscripted(base: Type, items: tuple[Type, ...]) -> Type | None:
@@ -281,7 +296,7 @@ def _concat(arguments: tuple[Type, ...], sizes: Sizes) -> Type:
 
 def _without(arguments: tuple[Type, ...], sizes: Sizes) -> Type:
     items = arguments[0]
-    return items.items[0] if isinstance(items, ListType) and items.items else Unknown()
+    return _any_of(items.items) if isinstance(items, ListType) else Unknown()
 
 
 def _unknown(arguments: tuple[Type, ...], sizes: Sizes) -> Type:

@@ -128,12 +128,20 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class ListType:
-    """Several things of one kind, each of which an index may take in turn."""
+    """Several things of one kind, each of which an index may take in turn.
+
+    `length` is None where every item is listed; a registered list has one item, which stands for all.
+    """
 
     items: tuple[Type, ...]
+    length: Size | None = None
+
+    @property
+    def size(self) -> Size:
+        return len(self.items) if self.length is None else self.length
 
     def __str__(self) -> str:
-        return f"list of {len(self.items)}"
+        return "list" if self.size == UNKNOWN_SIZE else f"list of {self.size}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,8 @@ def to_json(type_: Type) -> object:
             return {"records": {name: to_json(t) for name, t in sample.fields}, "length": length}
         case Stream(item):
             return {"stream": to_json(item)}
+        case ListType((item,), length) if length is not None:
+            return {"list": to_json(item), "length": length}
         case Unknown():
             return {"unknown": True}
     raise TypeError(f"a manifest cannot hold {type_!r}")
@@ -217,6 +227,8 @@ def from_json(data: Mapping[str, object]) -> Type:
             return _fields(fields)
         case {"stream": dict(item)}:
             return Stream(from_json(item))
+        case {"list": dict(item), "length": int() | str() as length}:
+            return ListType((from_json(item),), length)
         case {"unknown": True}:
             return Unknown()
     raise ValueError(f"not a type: {data!r}")

@@ -55,7 +55,7 @@ def wrong_character(trouble: Trouble) -> Mistake | None:
     if token.text == ";":
         return Mistake(_b100(trouble, "statements need no `;`", place, fix="remove it", edit=""), rest)
     if token.text == "'":
-        return Mistake(_b100(trouble, "texts stand in double quotes", place, fix='write "text"'))
+        return _single_quotes(trouble, token)
     if token.text in SIGNS:
         sign = SIGNS[token.text]
         message = f"`{token.text}` is not a sign of the language"
@@ -64,11 +64,23 @@ def wrong_character(trouble: Trouble) -> Mistake | None:
     return Mistake(_b100(trouble, f"`{token.text}` is not a sign of the language", place))
 
 
+def _single_quotes(trouble: Trouble, token: Token) -> Mistake:
+    message, text = "texts stand in double quotes", trouble.text
+    end = text.find("'", token.end)
+    inside = text[token.end : end] if end >= 0 else "\n"
+    if set(inside) & set('"\n'):
+        return Mistake(_b100(trouble, message, trouble.span(token), fix='write "text"'))
+    place, fixed = Span(trouble.source, token.start, end + 1), f'"{inside}"'
+    return Mistake(_b100(trouble, message, place, fix=f"write {fixed}", edit=fixed), ((token.start, end + 1, fixed),))
+
+
 def _open_string(trouble: Trouble, token: Token) -> Mistake:
     end = trouble.text.find("\n", token.start)
     end = len(trouble.text) if end < 0 else end
     place = Span(trouble.source, token.start, end)
-    diagnostic = _b100(trouble, "this text is never closed", place, '`"` is missing', fix='close it with `"` on its line')
+    diagnostic = _b100(
+        trouble, "this text is never closed", place, '`"` is missing', fix='close it with `"` on its line'
+    )
     return Mistake(diagnostic, ((trouble.own[0].start if trouble.own else token.start, end, ""),))
 
 
@@ -83,7 +95,9 @@ def bracket(trouble: Trouble) -> Mistake | None:
             opened.append(token)
         elif token.is_symbol(")", "]"):
             if not opened:
-                return Mistake(_b100(trouble, f"this `{token.text}` closes nothing", trouble.span(token), fix="remove it"))
+                return Mistake(
+                    _b100(trouble, f"this `{token.text}` closes nothing", trouble.span(token), fix="remove it")
+                )
             if opened[-1].text != CLOSING[token.text]:
                 return _wrong_closing(trouble, opened[-1], token)
             opened.pop()
@@ -189,7 +203,9 @@ def wrong_sign(trouble: Trouble) -> Mistake | None:
         return None
     name = own[0].text
     if context == "schedule":
-        diagnostic = _b100(trouble, "lines of a schedule use `:`, not `=`", trouble.span(token), fix=f"{name} : ...", edit=":")
+        diagnostic = _b100(
+            trouble, "lines of a schedule use `:`, not `=`", trouble.span(token), fix=f"{name} : ...", edit=":"
+        )
         return Mistake(diagnostic, ((token.start, token.end, ":"),))
     if context != "level":
         return None
@@ -243,7 +259,9 @@ def _spelled(terminals: set[str]) -> list[str]:
 
 def keyword_slip(trouble: Trouble) -> Mistake | None:
     """`fro 5 steps`: a word that nearly is one of those that could stand here, or just before."""
-    here = [text for terminal in grammar().terminals if terminal.name in trouble.accepts and (text := spelling(terminal))]
+    here = [
+        text for terminal in grammar().terminals if terminal.name in trouble.accepts and (text := spelling(terminal))
+    ]
     before = trouble.tokens[trouble.stop - 1] if trouble.stop > trouble.statement.first else None
     for token, known in ((trouble.found, here), (before, FOLLOWERS)):
         if token is None or token.kind != "name" or token.text in known:
@@ -256,7 +274,9 @@ def keyword_slip(trouble: Trouble) -> Mistake | None:
 
 def _misspelt(trouble: Trouble, token: Token, near: str) -> Mistake:
     place = trouble.span(token)
-    diagnostic = _b100(trouble, f"`{token.text}` cannot stand here", place, f"did you mean `{near}`?", fix=near, edit=near)
+    diagnostic = _b100(
+        trouble, f"`{token.text}` cannot stand here", place, f"did you mean `{near}`?", fix=near, edit=near
+    )
     fits = len(near) <= token.end - token.start
     return Mistake(diagnostic, ((token.start, token.end, near),) if fits else ())
 
@@ -265,11 +285,24 @@ def _generic(trouble: Trouble) -> Mistake:
     words = expected(trouble.accepts - {"$END"} if trouble.context == "value" else trouble.accepts)
     label = f"expected {_listed(words)}" if 0 < len(words) <= 6 else ""
     token = trouble.found
+    if (extra := _taken_for_a_statement(trouble)) is not None:
+        label = "an operator or a keyword is missing before this"
+        return Mistake(_b100(trouble, f"`{extra.text}` cannot stand here", trouble.span(extra), label))
     if token is not None:
         return Mistake(_b100(trouble, f"`{token.text}` cannot stand here", trouble.span(token), label))
     what = "value" if trouble.context == "value" else "file"
     last = trouble.tokens[-1]
     return Mistake(_b100(trouble, f"the {what} ends in the middle of a statement", trouble.span(last), label))
+
+
+def _taken_for_a_statement(trouble: Trouble) -> Token | None:
+    """In `minimize a b * c` the parser takes `b` for a new statement and stops only after it."""
+    i = trouble.stop - 1
+    texts = _spelled(set(trouble.accepts))
+    if not (trouble.statement.first < i < trouble.statement.last and set(texts) <= {"`:`", "`~`", "`,`", "`=`", "`.`"}):
+        return None
+    token = trouble.tokens[i]
+    return token if token.kind == "name" and token.text not in LEADERS else None
 
 
 def _listed(words: Sequence[str]) -> str:

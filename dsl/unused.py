@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bilevel import ir
 from bilevel.dsl import nodes
-from bilevel.dsl.expressions import Checker
+from bilevel.dsl.context import Checker
 from bilevel.errors import Diagnostic
 
 

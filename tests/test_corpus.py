@@ -25,7 +25,7 @@ BAD = sorted((CORPUS / "bad").glob("*.bl"))
 SYNTAX = Path(__file__).parents[1] / "dsl"
 
 # Codes of syntax that need files on a disk; tests/dsl/test_parse.py and test_flatten.py have them.
-ON_DISK = {"B110", "B111", "B112", "B115", "B120", "B121", "B122", "B124", "B125", "B126"}
+ON_DISK = {"B110", "B112", "B115", "B120"}
 SYNTAX_FILES = ("parse", "build", "checks", "blocks", "mistakes", "unexpected", "flatten", "paths")
 
 

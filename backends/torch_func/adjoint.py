@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, Loop, Return, Statement
+from bilevel.backends.torch_func.forward import checkpoint_count, keys, targets
 from bilevel.backends.torch_func.levels import (
     Coder,
     count_text,
@@ -17,8 +18,9 @@ from bilevel.backends.torch_func.levels import (
     own,
     pack,
     step_body,
+    steps_text,
 )
-from bilevel.modes import Adjoint
+from bilevel.modes import Tangents, Unroll
 from bilevel.plan import Step
 
 
@@ -26,18 +28,79 @@ def pullback_function(coder: Coder, step: Step) -> Function:
     """Cotangents of the targets of a level, in order, from those of its solution (or of all its iterates)."""
     level = coder.program.level(step.level)
     adjoint = coder.plan.choices[level.name].adjoint
-    assert adjoint is not None
-    x = pack(own(coder, level))
-    targets = [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
-    body: list[Statement] = [*_initial(coder, level, x)]
-    body += [Assign(f"d_{t}", f"zeros({t})") for t in targets if t not in _start_only(coder, level)]
-    if any(p in coder.known[f"{level.name}_gradient"] for p in ("key",)) or level.draws or level.indices:
-        body.append(Assign("keys", "fold(key, numbers(len(states) - 1, key))"))
-    body.append(Loop("step", "reversed(range(len(states) - 1))", tuple(_one_step(coder, level, adjoint, x))))
-    body += _pull_start(coder, level, x)
-    body.append(Return(", ".join(f"d_{t}" for t in targets)))
-    doc = f"Cotangents of {', '.join(targets)} from those of what {level.name} solves for; {_title(adjoint)}."
-    return coder.function(f"{level.name}_pullback", _parameters(coder, level, targets), doc, body, step.span)
+    names = targets(coder, level)
+    body: list[Statement] = [*_initial(coder, level)]
+    match adjoint:
+        case Tangents():
+            wanted = f"({', '.join(names)},)"
+            cotangent = _packed_cotangent(own(coder, level))
+            body.append(Return(f"contract(states[-1][2][0], {cotangent}, {wanted}){'[0]' * (len(names) == 1)}"))
+        case Unroll():
+            body += _unrolled(coder, level, adjoint, names)
+            body.append(Return(", ".join(f"d_{t}" for t in names)))
+    title = _title(adjoint) if isinstance(adjoint, Unroll) else "products with the tangents of the solution"
+    doc = f"Cotangents of {', '.join(names)} from those of what {level.name} solves for; {title}."
+    return coder.function(f"{level.name}_pullback", _parameters(coder, level, names), doc, body, step.span)
+
+
+def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) -> list[Statement]:
+    """The walk from the last step to the first, and the start."""
+    cut = adjoint.window is not None
+    alone = [] if cut else _start_only(coder, level)
+    body: list[Statement] = [Assign("d_solver", "zeros(states[-1][1])")]
+    body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in alone]
+    match adjoint.store:
+        case "iterates":
+            body += _over_states(coder, level, adjoint)
+        case "residuals":
+            body += _over_residuals(coder, level)
+        case "even" | "binomial":
+            body += _over_checkpoints(coder, level, adjoint, names)
+    return body if cut else [*body, *_pull_start(coder, level)]
+
+
+def _over_states(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
+    """All states (or those of the last steps) are at hand."""
+    steps = "len(states) - 1"
+    if adjoint.window is not None:
+        # Numbers of steps count from the start, also where only the last states are kept.
+        total = steps_text(coder, level)
+        lines: list[Statement] = [Assign("dropped", f"{total} - len(states) + 1")]
+        body = _one_step(coder, level, adjoint, "states[step - dropped]")
+        return [*lines, *keys(coder, level, total), Loop("step", f"reversed(range(dropped, {total}))", tuple(body))]
+    body = _one_step(coder, level, adjoint, "states[step]")
+    return [*keys(coder, level, steps), Loop("step", f"reversed(range({steps}))", tuple(body))]
+
+
+def _over_residuals(coder: Coder, level: ir.Level) -> list[Statement]:
+    """Every state carries the vjp of the step that led to it."""
+    names, cotangent = targets(coder, level), _packed_cotangent(own(coder, level))
+    left = ", ".join([cotangent, "d_solver", *(f"more_{t}" for t in names)])
+    alone = _start_only(coder, level)
+    body: list[Statement] = [Assign(left, f"states[step + 1][2](({cotangent}, d_solver))")]
+    body += _accumulate([t for t in names if t not in alone])
+    if coder.plan.facts[level.name].iterates:
+        body += _inject(coder, level, cotangent)
+    return [Loop("step", "reversed(range(len(states) - 1))", tuple(body))]
+
+
+def _over_checkpoints(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) -> list[Statement]:
+    """States between checkpoints are computed again; `back` is one step of the walk."""
+    steps = steps_text(coder, level)
+    cotangent = _packed_cotangent(own(coder, level))
+    alone = _start_only(coder, level)
+    changed = [cotangent, "d_solver", *(f"d_{t}" for t in names if t not in alone)]
+    back = Function(
+        "back",
+        ("state", "step"),
+        "",
+        (Assign("", f"nonlocal {', '.join(changed)}"), *_one_step(coder, level, adjoint, "state")),
+    )
+    advance = coder.call(f"{level.name}_advance", keep="True")
+    walk = "walk_back" if adjoint.store == "even" else "walk_back_binomial"
+    count = checkpoint_count(adjoint, steps)
+    call = f"{walk}(back, lambda state, first, last: {advance}, states, {steps}, {count})"
+    return [*keys(coder, level, steps), back, Assign("", call)]
 
 
 def _start_only(coder: Coder, level: ir.Level) -> list[str]:
@@ -50,7 +113,7 @@ def _start_only(coder: Coder, level: ir.Level) -> list[str]:
     return [n for n in names if n in coder.known[f"{level.name}_start"]]
 
 
-def _title(adjoint: Adjoint) -> str:
+def _title(adjoint: Unroll) -> str:
     words = {
         "mixed": "forward over reverse: both products from one jvp of the gradient",
         "reverse": "reverse over reverse",
@@ -68,7 +131,7 @@ def _parameters(coder: Coder, level: ir.Level, targets: list[str]) -> list[str]:
     return ["states", *cotangents, *given, *missing, "key"]
 
 
-def _initial(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+def _initial(coder: Coder, level: ir.Level) -> list[Statement]:
     """The cotangent of the last state, in free coordinates."""
     names = own(coder, level)
     lines: list[Statement] = []
@@ -77,14 +140,14 @@ def _initial(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
             value = coder.writer.name(variable.name)
             lines.append(Assign(f"d_{value}", f"d_{value}_at[-1]"))
     lines += _to_free(coder, level, "states[-1][0]")
-    lines.append(Assign(_packed_cotangent(names), pack([f"d_{n}" for n in names])) if len(names) > 1 else Comment(""))
-    lines.append(Assign("d_solver", "zeros(states[-1][1])"))
-    return [line for line in lines if line != Comment("")]
+    if len(names) > 1:
+        lines.append(Assign(_packed_cotangent(names), pack([f"d_{n}" for n in names])))
+    return lines
 
 
 def _packed_cotangent(names: list[str]) -> str:
     """The name of the cotangent of the packed variables."""
-    return f"d_{names[0]}" if len(names) == 1 else "d_x"
+    return f"d_{names[0]}" if len(names) == 1 else "cotangent"
 
 
 def _to_free(coder: Coder, level: ir.Level, state: str) -> list[Statement]:
@@ -99,13 +162,14 @@ def _to_free(coder: Coder, level: ir.Level, state: str) -> list[Statement]:
     return lines
 
 
-def _one_step(coder: Coder, level: ir.Level, adjoint: Adjoint, x: str) -> list[Statement]:
+def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll, state: str) -> list[Statement]:
+    """One step of the walk, from the state before the step."""
     names = own(coder, level)
-    cotangent = _packed_cotangent(names)
-    lines: list[Statement] = [Assign(f"{x}, solver", "states[step][:2]"), *step_body(coder, level)]
+    x, cotangent = pack(names), _packed_cotangent(names)
+    lines: list[Statement] = [Assign(f"{x}, solver", f"{state}[:2]"), *step_body(coder, level)]
     if adjoint.gradient == "unused":
         lines.append(Comment("the update is linear in the gradient: its vjp does not depend on the value"))
-    lines.append(Assign("gradient", _gradient_value(coder, level, adjoint, x)))
+    lines.append(Assign("gradient", _gradient_value(coder, level, adjoint, x, state)))
     lines += _pull_update(coder, level, x, cotangent)
     if adjoint.product == "mixed":
         lines += _mixed(coder, level, x, cotangent)
@@ -116,10 +180,10 @@ def _one_step(coder: Coder, level: ir.Level, adjoint: Adjoint, x: str) -> list[S
     return lines
 
 
-def _gradient_value(coder: Coder, level: ir.Level, adjoint: Adjoint, x: str) -> str:
+def _gradient_value(coder: Coder, level: ir.Level, adjoint: Unroll, x: str, state: str) -> str:
     match adjoint.gradient:
         case "kept":
-            return "states[step][2]"
+            return f"{state}[2]"
         case "again":
             return coder.call(f"{level.name}_gradient", key="keys[step]")
     return f"zeros({x})"
@@ -213,7 +277,7 @@ def _inject_restricted(coder: Coder, level: ir.Level) -> list[Statement]:
     return [Assign("(moved,)", f"vjp(lambda free: {call}, states[step][0])[1](d_{name}_at[step])")]
 
 
-def _pull_start(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+def _pull_start(coder: Coder, level: ir.Level) -> list[Statement]:
     """The start, pulled back to what it reads; a warm start is a constant."""
     start = f"{level.name}_start"
     through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("start")]

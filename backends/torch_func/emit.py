@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bilevel.backends.source import Class, Comment, Function, Module, Statement, Text, to_text
 from bilevel.backends.torch_func import adjoint, inline, levels, top
+from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.levels import Coder
 from bilevel.dsl.types import Model
@@ -64,7 +65,8 @@ def emit(plan: Plan, version: str) -> str:
 def _writer(plan: Plan) -> Writer:
     program = plan.program
     constants = frozenset({u.name for u in program.uses} | {p.name for p in program.params})
-    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "step", "begin", "values")
+    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance")
+    operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     return Writer(constants, frozenset(taken | set(inline.definitions()) | set(plan.settings.values())), plan.settings)
 
@@ -83,7 +85,7 @@ def _functions(coder: Coder, step: Step) -> list[Function]:
         case "update":
             return [levels.update_function(coder, step)]
         case "forward":
-            return [levels.forward_function(coder, step)]
+            return forward_functions(coder, step)
         case "pullback":
             return [adjoint.pullback_function(coder, step)]
         case "step":

@@ -120,11 +120,23 @@ def _several(writer: Writer, expr: ir.Several, items: tuple[ir.Expr, ...]) -> st
     inner = ", ".join(write(writer, i) for i in items)
     if isinstance(expr.type, Union):
         return f"merge({inner})"
-    if isinstance(expr.type, Array) and all(isinstance(i, ir.Constant) for i in items):
+    if isinstance(expr.type, Array) and all(_is_literal(i) for i in items):
         return f"torch.tensor([{inner}], device=device, dtype=dtype)"
     if isinstance(expr.type, Array):
-        return f"torch.stack([{inner}])"
+        return f"torch.stack([{', '.join(_entry(writer, i) for i in items)}])"
     return f"[{inner}]"
+
+
+def _is_literal(expr: ir.Expr) -> bool:
+    """Whether an expression is made of numbers alone, so that its text is a Python number."""
+    return all(isinstance(e, ir.Constant | ir.Operate) for e in ir.walk(expr))
+
+
+def _entry(writer: Writer, expr: ir.Expr) -> str:
+    """One entry of a list that is stacked: params and counters are Python numbers, and become tensors here."""
+    text = write(writer, expr)
+    plain = not expr.depends and isinstance(expr.type, Array) and not expr.type.shape
+    return f"torch.as_tensor({text}, device=device, dtype=dtype)" if plain else text
 
 
 def _gradient(writer: Writer, call: ir.CallLet | ir.CallPart) -> str:

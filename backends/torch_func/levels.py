@@ -122,7 +122,7 @@ def start_function(coder: Coder, step: Step) -> Function:
     exprs = [v.start for v in level.variables if v.start is not None]
     needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in level.copies)]
     parameters = [p for p in dict.fromkeys(needed) if any(_mentions(t, p) for t in texts)]
-    doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{_per(level)}."
+    doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{per(level)}."
     return coder.function(step.name.replace(".", "_"), [*parameters, "key"], doc, [Return(pack(free))], step.span)
 
 
@@ -132,7 +132,7 @@ def _mentions(text: str, name: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(name)}\b", text) is not None
 
 
-def _per(level: ir.Level) -> str:
+def per(level: ir.Level) -> str:
     return f", one per {' and '.join(level.copies)}" if level.copies else ""
 
 
@@ -187,7 +187,7 @@ def objective_function(coder: Coder, step: Step) -> Function:
     reads = free_reads(value) | {a: draws.index_axes(coder.program, a) for a in level.copies}
     text = mapped(coder.writer, text, level.copies, reads)
     coder.writer.maximised = False
-    text = f"({text}).sum()" if level.copies else text
+    text = f"{text}.sum()" if level.copies else text
     text = f"-({text})" if level.objective.sense == "maximize" else text
     names = parameters_of(coder.writer, value)
     first = [n for n in (*solutions(coder, level), *_inner_names(coder, level)) if n in names]
@@ -492,48 +492,7 @@ def count_text(level: ir.Level) -> str:
     return f"begun({level.name}_begin) + step" if is_warm(level) else "step"
 
 
-def forward_function(coder: Coder, step: Step) -> Function:
-    """Solve a level: all states from the start to the solution, or with `keep=False` the last one."""
-    level = coder.program.level(step.level)
-    x = pack(own(coder, level))
-    adjoint = coder.plan.choices[level.name].adjoint
-    gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
-    loop: list[Statement] = [*step_body(coder, level), Assign("gradient", gradient)]
-    if adjoint is not None and adjoint.gradient == "kept":
-        loop.append(Assign("states[-1]", f"(*states[-1][:2], gradient)"))
-    loop.append(Assign(f"{x}, solver", _update_call(coder, level, x, "gradient", count_text(level))))
-    loop.append(Assign("", f"states.append(({x}, solver))"))
-    loop.append(If("not keep", (Assign("", "del states[0]"),)))
-    body: list[Statement] = [*_begin(coder, level, x), Assign("states", f"[({x}, solver)]")]
-    if _uses_keys(coder, level):
-        body.append(Assign("keys", f"fold(key, numbers({steps_text(coder, level)}, key))"))
-    body += [Loop("step", f"range({steps_text(coder, level)})", tuple(loop)), Return("states")]
-    parameters = _level_parameters(coder, level, ["start", "draw", "gradient", "update"])
-    doc = f"The states (iterate, solver's state) of {level.name}{_per(level)}: all, or the last."
-    return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span)
-
-
-def _uses_keys(coder: Coder, level: ir.Level) -> bool:
-    return bool(level.draws or level.indices) or "key" in coder.known[f"{level.name}_gradient"]
-
-
-def _begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
-    start = coder.call(f"{level.name}_start")
-    cold: list[Statement] = [Assign(x, start), Assign("solver", solver_state(coder, level, x))]
-    if not is_warm(level):
-        return cold
-    begin = f"{level.name}_begin"
-    return [
-        If(f"{begin} is None", tuple(cold)),
-        If(f"{begin} is not None", (Assign(f"{x}, solver, _", begin),)),
-    ]
-
-
-def _update_call(coder: Coder, level: ir.Level, x: str, gradient: str, count: str) -> str:
-    return coder.call(f"{level.name}_update", variables=x, gradient=gradient, count=count)
-
-
-def _level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
+def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
     """What a solve of the level needs from outside."""
     local = [*own(coder, level), *drawn(coder, level), "variables", "solver", "gradient", "count", "step", "level_key"]
     local += [counter(coder, level) or ""]

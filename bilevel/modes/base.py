@@ -1,7 +1,7 @@
 """What every hypergradient mode answers: may it be used here, what is its class, how is it carried out.
 
-`accepts` refuses with a reason code, so that a plan can print why a mode was not taken; `lower` gives the steps
-that the backend emits. A mode is a frozen object with its own options; there is no shared bag of them.
+`accepts` refuses with a reason code, so that a plan can print why a mode was not taken; `lower` says how the backend
+carries it out. A mode is a frozen object with its own options; there is no shared bag of them.
 """
 
 from __future__ import annotations
@@ -18,24 +18,38 @@ Reason = Literal["", "class", "semantics", "solver", "path", "smooth", "version"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a mode can be used for a level; else a reason code and a sentence."""
+    """Whether a mode can be used for a level; else a reason code, a sentence, and the code of its message."""
 
     ok: bool
     reason: Reason = ""
     why: str = ""
+    code: str = "B507"
 
 
 @dataclass(frozen=True, slots=True)
-class Adjoint:
-    """How one level is differentiated.
+class Unroll:
+    """Backwards through the steps.
 
     `product`: `mixed` takes both products with the Hessian from one jvp of the gradient, `reverse` from a vjp of
     the gradient, `none` holds the gradient constant. `gradient`: where the update's vjp takes the value of the
     gradient from: computed `again`, `kept` from the forward pass, or `unused` because the update is linear in it.
+    `store`: all `iterates`, the `residuals` of every step, or states at evenly spread or binomial checkpoints, their
+    number in `checkpoints` (None: the root of the number of steps). `window`: only the last so many steps.
     """
 
     product: Literal["mixed", "reverse", "none"]
     gradient: Literal["again", "kept", "unused"]
+    store: Literal["iterates", "residuals", "even", "binomial"] = "iterates"
+    checkpoints: int | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tangents:
+    """Forwards: one tangent of the state for each number that is wanted."""
+
+
+Adjoint = Unroll | Tangents
 
 
 class Mode(Protocol):

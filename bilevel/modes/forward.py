@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.modes.base import Adjoint, Class, Verdict
+from bilevel.modes.base import Class, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +26,5 @@ class Forward:
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "-"
 
-    def lower(self, level: ir.Level, facts: LevelFacts) -> Adjoint | None:
+    def lower(self, level: ir.Level, facts: LevelFacts) -> None:
         return None

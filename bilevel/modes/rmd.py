@@ -1,45 +1,87 @@
-"""Reverse-mode differentiation through the steps of a level (thesis, chapter 2, algorithm 3).
+"""Reverse-mode differentiation through the steps of a level (papers/002, chapter 2, algorithm 3).
 
-The iterates are stored; the adjoint walks from the last step to the first, t = T..1: first the cotangent of what
-the step reads, then that of the iterate before it. (The algorithm as printed ends one step early.)
+The adjoint walks from the last step to the first, t = T..1: first the cotangent of what the step reads, then that of
+the iterate before it. (The algorithm as printed ends one step early.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.modes.base import Adjoint, Class, Verdict
+from bilevel.modes.base import Class, Unroll, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Reverse:
-    """`rmd`, or with `order = 1` the gradient inside each step held constant (first-order MAML)."""
+    """`rmd` with its options.
 
-    order: int = 2
+    `order = 1` holds the gradient inside each step constant (first-order MAML). `window` carries derivatives
+    through the last so many steps only. `checkpoint` keeps so many states, evenly spread (`sqrt`: the root of the
+    number of steps), or by the binomial rule; `store = residuals` keeps all that the adjoint needs of every step.
+    """
+
+    order: Literal[1, 2] = 2
+    window: int | None = None
+    checkpoint: int | Literal["sqrt", "binomial", "auto"] | None = None
+    store: Literal["iterates", "residuals"] = "iterates"
 
     @property
     def title(self) -> str:
-        return "rmd" if self.order == 2 else "rmd(order = 1)"
+        options = [f"order = {self.order}"] * (self.order != 2)
+        options += [f"window = {self.window}"] * (self.window is not None)
+        options += [f"checkpoint = {self.checkpoint}"] * (self.checkpoint is not None)
+        options += [f"store = {self.store}"] * (self.store != "iterates")
+        return f"rmd({', '.join(options)})" if options else "rmd"
 
     def accepts(self, level: ir.Level, facts: LevelFacts) -> Verdict:
+        if not facts.targets:
+            return Verdict(False, "path", "no derivative of its solution is wanted")
         if not isinstance(level.phases[-1].duration, ir.Steps):
             return Verdict(False, "semantics", "`until` promises the stationary point, not the result of some steps")
-        if self.order == 1 and not facts.entering("start", "solver"):
-            inside = ", ".join(facts.targets)
-            return Verdict(False, "path", f"`{inside}` enters only the inner gradient, which order = 1 holds constant")
+        held = [t for t in facts.targets if t not in (*facts.entering("start", "solver"), *facts.elsewhere)]
+        if self.order == 1 and held:
+            why = f"`{held[0]}` enters only the inner gradient, which order = 1 holds constant"
+            return Verdict(False, "path", why, "B413")
+        return self._storage(facts)
+
+    def _storage(self, facts: LevelFacts) -> Verdict:
+        """Options that exclude each other, and iterates that are not kept."""
+        sparse = self.checkpoint is not None or self.window is not None
+        if sparse and facts.iterates:
+            return Verdict(False, "path", "the objective reads iterates, and these options do not keep them all")
+        if self.checkpoint is not None and (self.store == "residuals" or self.order == 1 or self.window is not None):
+            return Verdict(False, "semantics", "`checkpoint` goes with no other option")
+        if self.store == "residuals" and (self.order == 1 or self.window is not None):
+            return Verdict(False, "semantics", "`store = residuals` goes with no other option")
         return Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
-        return "exact" if self.order == 2 else "biased"
+        cut = self.window is not None and self.window < _steps(level)
+        return "biased" if self.order == 1 or cut else "exact"
 
-    def lower(self, level: ir.Level, facts: LevelFacts) -> Adjoint | None:
+    def lower(self, level: ir.Level, facts: LevelFacts) -> Unroll | None:
         needs_value = not facts.linear or bool(facts.entering("solver"))
+        store: Literal["iterates", "residuals", "even", "binomial"] = self.store
+        if self.checkpoint is not None:
+            store = "binomial" if self.checkpoint == "binomial" else "even"
+        count = self.checkpoint if isinstance(self.checkpoint, int) else None
+        window = self.window if self.window is not None and self.window < _steps(level) else None
         if self.order == 1:
-            return Adjoint("none", "kept" if needs_value else "unused")
-        product = "mixed" if facts.symmetric and not _restricted(level) else "reverse"
-        return Adjoint(product, "again" if needs_value else "unused")
+            return Unroll("none", "kept" if needs_value else "unused", store, count, window)
+        product: Literal["mixed", "reverse"] = "mixed" if facts.symmetric and not _restricted(level) else "reverse"
+        return Unroll(product, "again" if needs_value else "unused", store, count, window)
+
+
+def _steps(level: ir.Level) -> float:
+    """The number of steps of a level; infinitely many where the data decide (epochs)."""
+    duration = level.phases[-1].duration
+    if not isinstance(duration, ir.Steps) or duration.unit != "steps" or not isinstance(duration.count, ir.Constant):
+        return float("inf")
+    first = duration.first.value if isinstance(duration.first, ir.Constant) else 1
+    return int(duration.count.value) - int(first) + 1
 
 
 def _restricted(level: ir.Level) -> bool:

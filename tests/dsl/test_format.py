@@ -46,9 +46,9 @@ def test_the_random_trees_cover_every_node() -> None:
     seen: set[type] = set()
 
     @settings(max_examples=300, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(trees.recipes)
-    def collect(recipe: nodes.Recipe) -> None:
-        seen.update(type(node) for node in walk(recipe))
+    @given(trees.recipes, trees.durations, trees.types)
+    def collect(recipe: nodes.Recipe, duration: nodes.Node, type_: nodes.Node) -> None:
+        seen.update(type(node) for tree in (recipe, duration, type_) for node in walk(tree))
 
     collect()
     kinds = {kind for kind in vars(nodes).values() if isinstance(kind, type) and issubclass(kind, nodes.Node)}
@@ -122,7 +122,11 @@ def scattered(text: str, chance: random.Random) -> str:
     parts: list[str] = []
     for i, token in enumerate(token for token in scan(text) if token.kind != "comment"):
         # `mean [` may not be parted by a comment
-        gap = " " if token.text == "[" else chance.choice([" ", "  ", "\n", "\n\n\n", "\t", f" # note {i}\n", f"\n# {i}\n"])
+        gap = (
+            " "
+            if token.text == "["
+            else chance.choice([" ", "  ", "\n", "\n\n\n", "\t", f" # note {i}\n", f"\n# {i}\n"])
+        )
         parts += [gap, token.text]
     return "".join(parts).lstrip(" ") + chance.choice(["", "\n", " # end", "\n\n# end\n"])
 

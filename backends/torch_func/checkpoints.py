@@ -1,0 +1,89 @@
+"""Walking back through steps of which only some states were kept: the others are computed again.
+
+`advance(state, first, last)` gives the states of steps first..last, the given one first; `back(state, step)` pulls
+the cotangents back through one step. Every function here calls `back` once for each step, from the last to the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+State = Any
+Advance = Callable[[Any, int, int], list[Any]]
+Back = Callable[[Any, int], None]
+
+
+def segments(steps: int, count: int) -> list[tuple[int, int]]:
+    """0..steps in `count` runs of nearly equal length (at most one each step), as (first, last)."""
+    count = max(1, min(count, steps))
+    ends = [steps * i // count for i in range(count + 1)]
+    return list(zip(ends, ends[1:], strict=False)) if steps else []
+
+
+def root(steps: int) -> int:
+    """The number of checkpoints for which those kept and those recomputed are about as many: sqrt(steps)."""
+    return max(1, math.isqrt(steps))
+
+
+def walk_back(back: Back, advance: Advance, kept: list[State], steps: int, count: int) -> None:
+    """From `count` evenly spread states: each run is computed once more. Memory count + steps / count states."""
+    for number, (first, last) in reversed(list(enumerate(segments(steps, count)))):
+        states = advance(kept[number], first, last)
+        for step in reversed(range(first, last)):
+            back(states[step - first], step)
+
+
+def reach(snapshots: int, repeats: int) -> int:
+    """The most steps that can be walked back with so many snapshots, none computed more than `repeats` times."""
+    return math.comb(snapshots + repeats, snapshots) if repeats >= 0 and snapshots >= 0 else 0
+
+
+def middle(steps: int, snapshots: int) -> int:
+    """Where the next snapshot goes so that least is computed again (Griewank and Walther 2000, algorithm 799)."""
+    repeats = 1
+    while reach(snapshots, repeats) < steps:
+        repeats += 1
+    low = max(reach(snapshots, repeats - 2), steps - reach(snapshots - 1, repeats), 1)
+    high = min(reach(snapshots, repeats - 1), steps - reach(snapshots - 1, repeats - 1), steps - 1)
+    return max(1, min(low, high)) if high >= 1 else 1
+
+
+def spots(steps: int, snapshots: int) -> list[int]:
+    """The steps whose states the forward pass keeps: each snapshot at the middle of what is left."""
+    found, first = [0], 0
+    while snapshots > 1 and steps - first > 1:
+        first += middle(steps - first, snapshots)
+        snapshots -= 1
+        found.append(first)
+    return found
+
+
+def walk_back_binomial(back: Back, advance: Advance, kept: list[State], steps: int, snapshots: int) -> None:
+    """From states at `spots`: the fewest steps computed again that `snapshots` states allow."""
+    places = spots(steps, snapshots)
+    ends = [*places[1:], steps]
+    for number in reversed(range(len(places))):
+        revolve(back, advance, kept[number], places[number], ends[number], snapshots - number)
+
+
+def revolve(back: Back, advance: Advance, state: State, first: int, last: int, snapshots: int) -> None:
+    """Steps first..last-1 from the state before them, which is the first of the `snapshots` that may be held."""
+    if last <= first:
+        return
+    if last - first == 1:
+        back(state, first)
+    elif snapshots <= 1:
+        for step in reversed(range(first, last)):
+            back(advance(state, first, step)[-1], step)
+    else:
+        split = first + middle(last - first, snapshots)
+        revolve(back, advance, advance(state, first, split)[-1], split, last, snapshots - 1)
+        revolve(back, advance, state, first, split, snapshots)
+
+
+def binomial_segments(steps: int, snapshots: int) -> list[tuple[int, int]]:
+    """The runs of steps between the states that the forward pass keeps for `walk_back_binomial`."""
+    places = spots(steps, snapshots)
+    return list(zip(places, [*places[1:], steps], strict=True))

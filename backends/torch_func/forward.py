@@ -1,0 +1,204 @@
+"""Solving a level: the loop over its steps, and what it keeps for the way back.
+
+`LEVEL_forward(..., keep)` gives a list whose last entry begins with the solution and the solver's state. With `keep`
+the entries before it are what the level's pullback needs; without, there are none and no graph is held.
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func.levels import (
+    Coder,
+    count_text,
+    drawn,
+    is_warm,
+    level_parameters,
+    own,
+    pack,
+    per,
+    solver_state,
+    step_body,
+    steps_text,
+)
+from bilevel.modes import Tangents, Unroll
+from bilevel.plan import Step
+
+
+def forward_functions(coder: Coder, step: Step) -> list[Function]:
+    """The functions that solve a level, `LEVEL_forward` last."""
+    level = coder.program.level(step.level)
+    match coder.plan.choices[level.name].adjoint:
+        case Unroll(store="residuals"):
+            return [move_function(coder, level), _with_residuals(coder, level, step)]
+        case Unroll(store="even" | "binomial") as adjoint:
+            return [advance_function(coder, level), _with_checkpoints(coder, level, step, adjoint)]
+        case Tangents():
+            return [move_function(coder, level), _with_tangents(coder, level, step)]
+        case adjoint:
+            return [_plain(coder, level, step, adjoint)]
+
+
+def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], kept: str) -> Function:
+    parameters = level_parameters(coder, level, ["start", "draw", "gradient", "update"])
+    missing = [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
+    parameters = [*parameters, *(t for t in missing if t not in parameters), "keep"]
+    doc = f"The states (iterate, solver's state) of {level.name}{per(level)}: {kept}, or only the last."
+    return coder.function(f"{level.name}_forward", parameters, doc, body, step.span)
+
+
+def targets(coder: Coder, level: ir.Level) -> list[str]:
+    """The names whose cotangents are wanted of a level."""
+    return [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
+
+
+def uses_keys(coder: Coder, level: ir.Level) -> bool:
+    """Whether the steps of a level need keys of their own."""
+    return bool(level.draws or level.indices) or "key" in coder.known[f"{level.name}_gradient"]
+
+
+def keys(coder: Coder, level: ir.Level, count: str) -> list[Statement]:
+    """One key for each step, where they are needed."""
+    return [Assign("keys", f"fold(key, numbers({count}, key))")] if uses_keys(coder, level) else []
+
+
+def _begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The start, or for a warm level the end of the solve before."""
+    start = coder.call(f"{level.name}_start")
+    cold: list[Statement] = [Assign(x, start), Assign("solver", solver_state(coder, level, x))]
+    if not is_warm(level):
+        return cold
+    begin = f"{level.name}_begin"
+    return [If(f"{begin} is None", tuple(cold)), If(f"{begin} is not None", (Assign(f"{x}, solver, _", begin),))]
+
+
+def _move(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The gradient and the update of one step."""
+    gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
+    update = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
+    return [Assign("gradient", gradient), Assign(f"{x}, solver", update)]
+
+
+def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None) -> Function:
+    """All states, or those of the last `window` steps."""
+    x = pack(own(coder, level))
+    gradient, update = _move(coder, level, x)
+    loop: list[Statement] = [*step_body(coder, level), gradient]
+    if adjoint is not None and adjoint.gradient == "kept":
+        loop.append(Assign("states[-1]", "(*states[-1][:2], gradient)"))
+    loop += [update, Assign("", f"states.append(({x}, solver))")]
+    window = adjoint.window if adjoint is not None else None
+    dropped = "not keep" if window is None else f"len(states) > ({window + 1} if keep else 1)"
+    loop.append(If(dropped, (Assign("", "del states[0]"),)))
+    steps = steps_text(coder, level)
+    body = [*_begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
+    body += [Loop("step", f"range({steps})", tuple(loop)), Return("states")]
+    return _function(coder, level, step, body, "all" if window is None else f"those of the last {window} steps")
+
+
+def move_function(coder: Coder, level: ir.Level) -> Function:
+    """Gradient and update of one step as one function, to be differentiated as a whole."""
+    x = own(coder, level)
+    name = x[0] if len(x) == 1 else "variables"
+    unpack: list[Statement] = [Assign(", ".join(x), name)] if len(x) > 1 else []
+    gradient = coder.call(f"{level.name}_gradient")
+    update = coder.call(f"{level.name}_update", variables=pack(x))
+    body: list[Statement] = [*unpack, Assign("gradient", gradient), Return(update)]
+    needed = coder.needs(f"{level.name}_gradient", f"{level.name}_update", without=[*x, "variables", "solver", "gradient"])
+    doc = f"One whole step of {level.name}."
+    return coder.function(f"{level.name}_move", [name, "solver", *needed], doc, body, None, 2)
+
+
+def move_lambda(coder: Coder, level: ir.Level) -> tuple[str, str]:
+    """The step as a function of state and targets, and those values, as text."""
+    x = own(coder, level)
+    name = x[0] if len(x) == 1 else "variables"
+    call = coder.call(f"{level.name}_move", key="keys[step]", count=count_text(level))
+    names = ", ".join([name, "solver", *targets(coder, level)])
+    values = ", ".join([pack(x), "solver", *targets(coder, level)])
+    return f"lambda {names}: {call}", values
+
+
+def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
+    """Every step is kept as its vjp, with all that it needs: more memory, and nothing is computed again."""
+    x = pack(own(coder, level))
+    function, values = move_lambda(coder, level)
+    kept: tuple[Statement, ...] = (
+        Assign(f"({x}, solver), pull", f"vjp({function}, {values})"),
+        Assign("", f"states.append(({x}, solver, pull))"),
+    )
+    plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, solver)]"))
+    steps = steps_text(coder, level)
+    body = [*_begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
+    loop = (*step_body(coder, level), If("keep", kept), If("not keep", plain))
+    body += [Loop("step", f"range({steps})", loop), Return("states")]
+    return _function(coder, level, step, body, "all, each with the vjp of the step before it")
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------
+
+
+def advance_function(coder: Coder, level: ir.Level) -> Function:
+    """The states of the steps first..last, from the state before them."""
+    x = pack(own(coder, level))
+    loop: list[Statement] = [*step_body(coder, level), *_move(coder, level, x)]
+    loop += [Assign("", f"states.append(({x}, solver))"), If("not keep", (Assign("", "del states[0]"),))]
+    body: list[Statement] = [Assign(f"{x}, solver", "state"), Assign("states", "[state]")]
+    body += [*keys(coder, level, "last"), Loop("step", "range(first, last)", tuple(loop)), Return("states")]
+    inner = level_parameters(coder, level, ["draw", "gradient", "update"])
+    parameters = ["state", "first", "last", *inner, "keep"]
+    doc = f"The states of {level.name} from step first to step last: all, or only the last."
+    return coder.function(f"{level.name}_advance", parameters, doc, body, None)
+
+
+def checkpoint_count(adjoint: Unroll, steps: str) -> str:
+    """The number of checkpoints, as text."""
+    return str(adjoint.checkpoints) if adjoint.checkpoints is not None else f"root({steps})"
+
+
+def checkpoint_runs(adjoint: Unroll, steps: str) -> str:
+    """The runs of steps between checkpoints, as text."""
+    count = checkpoint_count(adjoint, steps)
+    return f"segments({steps}, {count})" if adjoint.store == "even" else f"binomial_segments({steps}, {count})"
+
+
+def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll) -> Function:
+    """The states at the checkpoints."""
+    x = pack(own(coder, level))
+    steps = steps_text(coder, level)
+    advance = coder.call(f"{level.name}_advance", state=f"({x}, solver)", keep="False")
+    loop: tuple[Statement, ...] = (
+        Assign("", f"kept.append(({x}, solver))"),
+        Assign(f"{x}, solver", f"{advance}[-1]"),
+    )
+    body: list[Statement] = [*_begin(coder, level, x), Assign("kept", "[]")]
+    body += [Loop("first, last", checkpoint_runs(adjoint, steps), loop)]
+    body.append(Return(f"[*kept, ({x}, solver)] if keep else [({x}, solver)]"))
+    return _function(coder, level, step, body, "those at the checkpoints and the last")
+
+
+# ---- tangents ------------------------------------------------------------------------------------------------
+
+
+def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
+    """The last state with one tangent for each number that is wanted (papers/002, algorithm 4)."""
+    x = pack(own(coder, level))
+    names = targets(coder, level)
+    wanted = f"({', '.join(names)},)"
+    steps = steps_text(coder, level)
+    start = coder.call(f"{level.name}_start")
+    function, _ = move_lambda(coder, level)
+    carried: tuple[Statement, ...] = (
+        Assign("tangents", f"push({function}, ({x}, solver), tangents, {wanted}, directions)"),
+    )
+    begin: tuple[Statement, ...] = (
+        Assign("directions", f"basis({wanted})"),
+        Assign("tangents", f"push_start(lambda {', '.join(names)}: {start}, {wanted}, directions, solver)"),
+    )
+    body: list[Statement] = [*_begin(coder, level, x), Assign("tangents", "()"), If("keep", begin)]
+    body += keys(coder, level, steps)
+    loop = (*step_body(coder, level), If("keep", carried), *_move(coder, level, x))
+    body += [Loop("step", f"range({steps})", loop), Return(f"[({x}, solver, tangents)]")]
+    return _function(coder, level, step, body, "the last with its tangents")
+
+

@@ -1,0 +1,134 @@
+"""A compiled recipe: its plan, its emitted module loaded, its parts built.
+
+What runs is the emitted module and nothing else: `Program` holds its functions and gives them names.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import pipeline
+from bilevel.backends.torch_func.random import make_key
+from bilevel.binding import Parts, bind
+from bilevel.errors import fail
+from bilevel.explain import plan_text
+from bilevel.plan import Plan
+from bilevel.recipe import Recipe, load
+from bilevel.registry import Registry, collect
+from bilevel.run import Callback, Run, execute
+from bilevel.trees import check_trees
+
+
+@dataclass(frozen=True)
+class Program:
+    """A recipe ready to run on one device; `phases` are the outermost levels, in order."""
+
+    recipe: Recipe
+    plan: Plan
+    parts: Parts
+    source: str
+    phases: tuple[Any, ...]
+
+    def emit(self) -> str:
+        """The source text of the module that runs."""
+        return self.source
+
+    def explain(self) -> str:
+        """The plan as text, with sizes."""
+        return plan_text(self.plan, self.parts)
+
+    def hypergradient(self, seed: int = 0, phase: str | None = None) -> dict[str, Any]:
+        """The gradient that the first step would follow, by variable, in free coordinates; no step is taken.
+
+        Phases before `phase` (the last by default) are not run: their solutions are their starts.
+        """
+        key = make_key(seed, self.parts.device)
+        known: dict[str, Any] = {}
+        for one in self.phases:
+            state = one.begin(key, *(known[n] for n in one.reads))
+            if one.name == phase or (phase is None and one is self.phases[-1]):
+                gradient, _ = one.hypergradient(state, key, *(known[n] for n in one.reads))
+                return dict(zip(one.variables, gradient if len(one.variables) > 1 else (gradient,), strict=True))
+            known |= one.values(state)
+        raise fail("B204", f"`{phase}` is no outermost level of {self.recipe.name}")
+
+    def run(self, out: str | Path | None = None, seed: int = 0, callbacks: Sequence[Callback] = ()) -> Run:
+        """Run all phases to their end; files go to `out` where it is given. See `Run`."""
+        return execute(self, None if out is None else Path(out), seed, tuple(callbacks))
+
+
+def compile(
+    recipe: Recipe | str | Path,
+    *,
+    registry: Sequence[object] = (),
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    **parts: Any,
+) -> Program:
+    """Check, plan and emit a recipe and build its parts; raises RecipeError with every problem of the stage it is in.
+
+    `registry`: modules or decorated objects whose names the recipe may use besides the built-in ones. `parts`: objects
+    for `use` lines by name, in place of what the recipe says.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
+    known = _registry(registry)
+    own = collect(registry).manifest if registry else None
+    recipe = recipe if own is None else recipe.knowing(own)
+    plan = pipeline.plan(recipe.program)
+    bound = bind(plan.program, known, parts, _device(device), dtype)
+    check_trees(plan.program, bound)
+    source = pipeline.emit(plan)
+    return Program(recipe, plan, bound, source, load_phases(source, bound))
+
+
+def _registry(extra: Sequence[object]) -> Registry:
+    from bilevel.recipes import zoo
+
+    return collect([zoo, *extra])
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device, if this machine has it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise fail("B610", f"there is no device `{name}` here", why=reason, fix="--device cpu") from error
+    return device
+
+
+def load_phases(source: str, parts: Parts) -> tuple[Any, ...]:
+    """The outermost levels of an emitted module, built with the parts."""
+    module = types.ModuleType("bilevel_emitted")
+    exec(compile_source(source), module.__dict__)  # noqa: S102 - our own text, the very file that `emit` writes
+    build: Callable[..., tuple[Any, ...]] = module.__dict__["build"]
+    return build(**_argument_names(parts.objects), device=parts.device, dtype=parts.dtype)
+
+
+def compile_source(source: str) -> types.CodeType:
+    """Python's own compile, under a name that tracebacks can show."""
+    import builtins
+
+    code: types.CodeType = builtins.compile(source, "<emitted module>", "exec")
+    return code
+
+
+def _argument_names(objects: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts under the names that `build` has for them."""
+    from bilevel.backends.torch_func.inline import definitions
+    from bilevel.backends.torch_func.naming import python_name
+
+    return {python_name(name, definitions()): part for name, part in objects.items()}
+
+
+def values_of(program: Program, states: Mapping[str, Any]) -> dict[str, Tensor | dict[str, Tensor]]:
+    """The variables of all phases that have begun, by name."""
+    return {n: v for p in program.phases if p.name in states for n, v in p.values(states[p.name]).items()}

@@ -1,0 +1,274 @@
+"""Running a program: the loop around its pure step, with reports, checkpoints, progress and a run folder.
+
+A run folder holds the flattened recipe, what was asked for, the plan, the emitted module, metrics as JSON lines and
+the state as tensors without pickle. A killed run goes on from its last checkpoint to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from bilevel.backends.torch_func.random import make_key
+from bilevel.backends.torch_func.tree import leaves
+from bilevel.errors import Diagnostic, RecipeError, fail
+
+if TYPE_CHECKING:
+    from bilevel.program import Program
+
+CHECKPOINT_SECONDS = 30.0
+STATE, METRICS, ABOUT = "state.pt", "metrics.jsonl", "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What callbacks see: after every step, and with `reports` where some are due (then before the step)."""
+
+    phase: str
+    step: int
+    steps: int
+    value: float
+    reports: dict[str, float]
+    seconds: float
+
+
+Callback: TypeAlias = Callable[[Event], None]
+
+
+@dataclass
+class Run:
+    """A run and what it has found: `reports` by name as (step, value), `state` the variables by name."""
+
+    program: Program
+    seed: int
+    folder: Path | None
+    states: dict[str, Any] = field(default_factory=dict)
+    reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The variables of all phases that have begun, by name, as tensors or dictionaries of tensors."""
+        return {n: v for p in self.program.phases if p.name in self.states for n, v in p.values(self.states[p.name]).items()}
+
+    @property
+    def exactness(self) -> str:
+        """The class of the hypergradients that this run followed."""
+        return self.program.plan.exactness
+
+
+def execute(program: Program, folder: Path | None, seed: int, callbacks: Sequence[Callback]) -> Run:
+    """Run all phases from the start; a folder that holds a run already is refused."""
+    run = Run(program, seed, folder)
+    if folder is not None:
+        _open_folder(run, folder)
+    return advance(run, callbacks)
+
+
+def advance(run: Run, callbacks: Sequence[Callback]) -> Run:
+    """Take a run from where it is to the end.
+
+    An interrupt, a divergence or a full disk leaves the last good state in the run folder.
+    """
+    key = make_key(run.seed, run.program.parts.device)
+    clock = _Clock()
+    with torch.no_grad():
+        for phase in run.program.phases:
+            given = [run.state[name] for name in phase.reads]
+            if phase.name not in run.states:
+                run.states[phase.name] = phase.begin(key, *given)
+            try:
+                for event in _steps(run, phase, key, given, clock):
+                    for callback in callbacks:
+                        callback(event)
+            finally:
+                _save(run)
+    return run
+
+
+@dataclass
+class _Clock:
+    """When the run began and when its state was last saved."""
+
+    began: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+
+
+def _steps(run: Run, phase: Any, key: torch.Tensor, given: list[Any], clock: _Clock) -> Iterator[Event]:
+    """The steps of one phase; reports are due before a step, and once more at the end."""
+    while True:
+        state = run.states[phase.name]
+        found = _report(run, phase, state, key, given)
+        done = state.step >= phase.steps
+        if done:
+            yield Event(phase.name, state.step, phase.steps, math.nan, found, time.monotonic() - clock.began)
+            return
+        moved, value = phase.step(state, key, *given)
+        number = float(value)
+        _check_finite(run, phase, state, moved, number)
+        run.states[phase.name] = moved
+        run.losses.append(number)
+        _log(run, {"phase": phase.name, "step": state.step, "loss": number, **found})
+        if time.monotonic() - clock.saved > CHECKPOINT_SECONDS:
+            _save(run)
+            clock.saved = time.monotonic()
+        yield Event(phase.name, moved.step, phase.steps, number, found, time.monotonic() - clock.began)
+
+
+def _report(run: Run, phase: Any, state: Any, key: torch.Tensor, given: list[Any]) -> dict[str, float]:
+    """The reports that are due at a state; a resumed run does not repeat those it has."""
+    found: dict[str, float] = {}
+    for name, (every, function) in phase.reports.items():
+        due = state.step % every == 0 or state.step >= phase.steps
+        known = run.reports.setdefault(name, [])
+        if due and not (known and known[-1][0] == state.step):
+            found[name] = float(function(state, key, *given))
+            known.append((state.step, found[name]))
+    if found and state.step >= phase.steps:
+        _log(run, {"phase": phase.name, "step": state.step, **found})
+    return found
+
+
+def _check_finite(run: Run, phase: Any, before: Any, after: Any, value: float) -> None:
+    """B707: a loss or a variable that is no number ends the run; the state before the step is kept."""
+    if math.isfinite(value) and all(bool(torch.isfinite(leaf).all()) for leaf in leaves(after.x)):
+        return
+    level = run.program.plan.program.level(phase.name)
+    what = "the objective" if not math.isfinite(value) else "a variable"
+    inner = ", ".join(f"{i.name}.by.lr" for i in level.levels)
+    place = level.objective.span if level.objective is not None else level.span
+    saved = f"the state before this step is kept:  bilevel resume {run.folder}" if run.folder else ""
+    raise RecipeError(
+        [
+            Diagnostic(
+                "B707",
+                f"{what} of `{phase.name}` became {value if not math.isfinite(value) else 'nan or inf'} "
+                f"at step {before.step}",
+                place,
+                "not a number any more",
+                why="a step size is too large for this problem, or the data or the model give infinite numbers",
+                fix=f"a smaller {f'{inner} or ' if inner else ''}{phase.name}.by.lr, or `clip = 10` in the solver",
+                note=saved,
+            )
+        ]
+    )
+
+
+# ---- the folder ----------------------------------------------------------------------------------------------
+
+
+def _open_folder(run: Run, folder: Path) -> None:
+    """Make the folder and write what does not change; refuse one that is in use."""
+    if (folder / ABOUT).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        fix = f"bilevel resume {folder}     or another --out"
+        raise fail("B708", f"`{folder}` exists already; nothing was overwritten", fix=fix)
+    program = run.program
+    with _disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "recipe.bl", str(program.recipe))
+        _write(folder / "plan.txt", program.explain())
+        _write(folder / "step.py", program.source)
+        _write(folder / ABOUT, json.dumps(_about(run), indent=1) + "\n")
+
+
+def _about(run: Run) -> dict[str, object]:
+    from bilevel.pipeline import VERSION
+
+    program = run.program
+    return {
+        "bilevel_run": 1,
+        "recipe": program.recipe.name,
+        "class": run.exactness,
+        "plan": program.plan.identity,
+        "seed": run.seed,
+        "device": str(program.parts.device),
+        "dtype": str(program.parts.dtype).removeprefix("torch."),
+        "changes": [f"{c.path}={c.value.span.text}" for c in program.recipe.changes],
+        "versions": {"bilevel": VERSION, "torch": torch.__version__},
+    }
+
+
+class _disk:
+    """Turns what the operating system says about files into a message (B709)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            raise fail(
+                "B709", f"cannot write to `{self.path}`: {reason}", fix="free some space, or another --out"
+            ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _log(run: Run, row: dict[str, object]) -> None:
+    """One line of metrics; opened for every line, so that nothing is lost when the run is killed."""
+    if run.folder is not None:
+        with _disk(run.folder), (run.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _save(run: Run) -> None:
+    """The state of all phases, as plain containers of tensors, written as a whole or not at all."""
+    if run.folder is None:
+        return
+    content = {
+        "states": {name: state._asdict() for name, state in run.states.items()},
+        "reports": run.reports,
+        "losses": run.losses,
+    }
+    part = run.folder / f".{STATE}.part"
+    with _disk(run.folder):
+        torch.save(content, part)
+        os.replace(part, run.folder / STATE)
+
+
+def restore(program: Program, folder: Path, seed: int) -> Run:
+    """A run as its folder has it; B710 where the folder holds none."""
+    run = Run(program, seed, folder)
+    try:
+        content = torch.load(folder / STATE, map_location=program.parts.device, weights_only=True)
+    except FileNotFoundError:
+        return run
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise fail("B710", f"`{folder / STATE}` cannot be read", why=str(error).partition("\n")[0]) from error
+    begun = {phase.name: phase for phase in program.phases}
+    key = make_key(seed, program.parts.device)
+    for name, saved in content["states"].items():
+        given = [run.state[n] for n in begun[name].reads]
+        kind = type(begun[name].begin(key, *given))
+        run.states[name] = kind(**saved)
+    run.reports = {name: [tuple(row) for row in rows] for name, rows in content["reports"].items()}
+    run.losses = list(content["losses"])
+    _cut_metrics(run, folder)
+    return run
+
+
+def _cut_metrics(run: Run, folder: Path) -> None:
+    """Drop the lines that were logged after the state was saved: those steps are taken again."""
+    path = folder / METRICS
+    if not path.exists():
+        return
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [r for r in rows if r["phase"] in run.states and r["step"] < run.states[r["phase"]].step]
+    with _disk(folder):
+        _write(path, "".join(json.dumps(row) + "\n" for row in kept))

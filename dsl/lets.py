@@ -1,0 +1,61 @@
+"""Lets: how a body sees its arguments, which names it takes from outside, and calls that cannot be unfolded.
+
+Takes checked arguments; the body itself is checked in `expressions.py`, anew for every call. Reports B210, B211, B309.
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.dsl import nodes
+from bilevel.dsl.context import Checker, Place
+from bilevel.dsl.walk import header_span
+from bilevel.errors import Diagnostic, Related, Span
+
+LARGEST_PROGRAM = 20_000
+"""lets called by lets can double at every step; beyond this many calls the recipe is refused"""
+
+
+def as_parameter(name: str, argument: ir.Expr) -> ir.Expr:
+    """How the body of a let sees an argument: by the parameter's name, with all that is known of the argument."""
+    return ir.Read(
+        span=argument.span,
+        type=argument.type,
+        name=name,
+        axes=argument.axes,
+        reads=argument.reads,
+        depends=argument.depends,
+        smooth=argument.smooth,
+    )
+
+
+def free_names(body: ir.Expr, bound: frozenset[str]) -> set[str]:
+    """The names a let's body takes from around the let."""
+    match body:
+        case ir.Read(name=name) | ir.IterateOf(name=name):
+            here = set() if name in bound else {name}
+        case ir.CallLet():
+            inner = {n for a in body.arguments for n in free_names(a, bound)}
+            return inner | (set(body.free) - bound)
+        case ir.Reduced():
+            bound = bound | {b.name for b in body.binders if b.source is not None}
+            here = {b.name for b in body.binders if b.source is None} - bound
+        case _:
+            here = set()
+    return here.union(*(free_names(c, bound) for c in ir.children(body)))
+
+
+def let_problem(checker: Checker, place: Place, let: nodes.Let, given: int, span: Span) -> Diagnostic | None:
+    wanted = len(let.parameters or ())
+    if let.name in place.lets:
+        return Diagnostic("B210", f"`{let.name}` is defined by itself", span, fix="a let is an abbreviation: unfold it")
+    if checker.calls > LARGEST_PROGRAM:
+        return Diagnostic("B211", f"the lets of this recipe unfold to more than {LARGEST_PROGRAM} calls", span)
+    if given != wanted:
+        parameters = f"({', '.join(let.parameters or ())})" if let.parameters else ", without arguments"
+        return Diagnostic(
+            "B309",
+            f"`{let.name}` takes {wanted} argument{'s' * (wanted != 1)}, not {given}",
+            span,
+            related=(Related(let.span, f"defined here as {let.name}{parameters}"),),
+        )
+    return None

@@ -1,0 +1,33 @@
+"""Data that the test recipes name: small, fixed, without anything random.
+
+The only file of these tests that knows how types are spelt in a registration.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel.dsl.types import real, record, records
+from bilevel.registry import data
+
+__all__ = ["points"]
+
+
+class Points(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class Split(NamedTuple):
+    all: Points
+
+
+@data(yields=record(all=records("count", x=real(3), y=real())))
+def points(count: int = 2) -> Split:
+    """Points x real[3] with targets y, from whole numbers."""
+    number = torch.arange(count * 3, dtype=torch.float64).reshape(count, 3)
+    x = ((7 * number + 3) % 11 - 5) / 5
+    return Split(Points(x, ((5 * number[:, 0] + 2) % 7 - 3) / 3))
