@@ -7,7 +7,7 @@ compiled networks, B304, B305, B603.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ class Parts:
     objects: Mapping[str, Any]
     device: torch.device
     dtype: torch.dtype
+    patterns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """by the name of a network, the patterns that its registration has for named groups of parameters"""
 
 
 def bind(
@@ -45,7 +47,8 @@ def bind(
             problems += error.diagnostics
     if problems:
         raise RecipeError(problems)
-    return Parts(built, device, dtype)
+    patterns = {u.name: dict(u.description.parts) for u in program.uses if u.description is not None}
+    return Parts(built, device, dtype, patterns)
 
 
 def _not_wanted(program: ir.Program, given: Mapping[str, Any]) -> list[Diagnostic]:

@@ -34,13 +34,14 @@ class LevelFacts:
     solutions of earlier levels beside this one that are themselves differentiated. Empty: run forward only.
     `enters`: where each differentiable name from outside enters. `symmetric`: the step moves along the gradient of
     a scalar objective in which no level inside is solved, so that one jvp of the gradient gives both products of
-    the adjoint (Schwarz). `linear`: the update is linear in the gradient.
+    the adjoint (Schwarz). `scalar`: the gradient is that of a scalar, whatever is inside. `linear`: the update is linear in the gradient.
     """
 
     name: str
     targets: tuple[str, ...]
     enters: tuple[Entry, ...]
     symmetric: bool
+    scalar: bool
     linear: bool
     iterates: bool
     unread: bool
@@ -77,6 +78,7 @@ def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, L
         targets=targets,
         enters=enters,
         symmetric=not level.levels and all(p.estimator is None for p in level.phases),
+        scalar=level.objective is not None and all(p.estimator is None for p in level.phases),
         linear=all(SOLVERS[s.name].linear and not _clips(s) for p in level.phases for s in p.solvers if s.name in SOLVERS),
         iterates=around is not None and _reads_iterates(level, around),
         unread=around is not None and not _is_read(level, around),
@@ -100,8 +102,12 @@ def _entries(level: ir.Level) -> list[Entry]:
         inside = follow(level, direct) - direct
         entries += [Entry(n, "inner", level.span) for n in sorted(inside)]
     for solver in (s for p in level.phases for s in p.solvers):
+        through: Entrance = "objective" if solver.name == "next" else "solver"
         for argument in solver.arguments.values():
-            entries += [Entry(n, "solver", argument.span) for n in sorted(argument.depends)]
+            given = argument.depends - _solutions(level)
+            entries += [Entry(n, through, argument.span) for n in sorted(given)]
+            inside = follow(level, argument.depends) - argument.depends
+            entries += [Entry(n, "inner", level.span) for n in sorted(inside)]
     return [e for e in entries if e.name not in own]
 
 

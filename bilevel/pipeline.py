@@ -50,10 +50,11 @@ def merged(manifests: Iterable[Manifest]) -> Manifest:
 def read(path_or_name: str | Path) -> nodes.Recipe:
     """A recipe by the path of its file or, without the ending, by its name in the packaged zoo."""
     path = Path(path_or_name)
-    if path.suffix != ".bl" and len(path.parts) == 1 and not path.exists():
-        packaged = ZOO / f"{path.name}.bl"
-        if packaged.is_file():
-            return load(packaged, f"{path.name}.bl")
+    if path.suffix != ".bl" and len(path.parts) == 1 and not path.is_file():
+        for folder in (ZOO, ZOO / "quick"):
+            packaged = folder / f"{path.name}.bl"
+            if packaged.is_file():
+                return load(packaged, packaged.name)
         raise _no_recipe(str(path_or_name))
     return load(path)
 

@@ -15,7 +15,9 @@ from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import Facts, LevelFacts, derive_facts
-from bilevel.modes import MODES, Forward, ForwardMode, Mode, Reverse, Verdict
+from bilevel.kinds import kind
+from bilevel.modes import MODES, ClosedForm, Forward, ForwardMode, ImplicitMode, Mode, Reverse, Verdict
+from bilevel.modes.options import checkpoint, implicit_mode, whole, word
 from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
 from bilevel.support import unsupported
 
@@ -41,7 +43,7 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     """
     entry = next((e for e in program.schedule if e.target == level.name), None)
     pinned = None if entry is None or entry.mode == "auto" else _named(entry)
-    chosen = pinned or (Reverse() if facts.targets else Forward())
+    chosen = pinned or _default(level, facts)
     if pinned is not None and not facts.targets and not isinstance(chosen, Forward):
         raise _no_effect(level, entry)
     verdict = chosen.accepts(level, facts)
@@ -54,6 +56,16 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     return Choice(level.name, chosen.title, chosen.exactness(level, facts), adjoint, pinned is not None, candidates, at)
 
 
+def _default(level: ir.Level, facts: LevelFacts) -> Mode:
+    """What the kind of level asks for."""
+    match kind(level):
+        case "closed form":
+            return ClosedForm()
+        case "until" | "fixed point" if facts.targets:
+            return ImplicitMode()
+    return Reverse() if facts.targets else Forward()
+
+
 def _candidate(mode: Mode, level: ir.Level, facts: LevelFacts, chosen: Mode) -> Candidate:
     return Candidate(mode.title, mode.exactness(level, facts), mode.accepts(level, facts), mode == chosen)
 
@@ -64,50 +76,17 @@ def _named(entry: ir.Entry) -> Mode:
         return Forward()
     if entry.mode == "fmd":
         return ForwardMode()
+    if entry.mode == "closed_form":
+        return ClosedForm()
+    if entry.mode == "ift":
+        return implicit_mode(entry)
     values = {a.name or "": a.value for a in entry.options}
     return Reverse(
-        order=1 if _whole(values, "order", (1, 2)) == 1 else 2,
-        window=_whole(values, "window"),
-        checkpoint=_checkpoint(values),
-        store="residuals" if _word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
+        order=1 if whole(values, "order", (1, 2)) == 1 else 2,
+        window=whole(values, "window"),
+        checkpoint=checkpoint(values),
+        store="residuals" if word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
     )
-
-
-def _checkpoint(values: dict[str, nodes.Expr]) -> int | Literal["sqrt", "binomial", "auto"] | None:
-    match _word(values, "checkpoint", ("sqrt", "binomial", "auto")) if not _is_number(values, "checkpoint") else "":
-        case "sqrt":
-            return "sqrt"
-        case "binomial":
-            return "binomial"
-        case "auto":
-            return "auto"
-    return _whole(values, "checkpoint")
-
-
-def _is_number(values: dict[str, nodes.Expr], name: str) -> bool:
-    return isinstance(values.get(name), nodes.Number)
-
-
-def _whole(values: dict[str, nodes.Expr], name: str, allowed: tuple[int, ...] = ()) -> int | None:
-    """A whole number from 1, or one of those allowed."""
-    value = values.get(name)
-    if value is None:
-        return None
-    number = value.value if isinstance(value, nodes.Number) else None
-    if not isinstance(number, int) or number < 1 or (allowed and number not in allowed):
-        wanted = " or ".join(map(str, allowed)) if allowed else "a whole number from 1"
-        raise RecipeError([Diagnostic("B506", f"`{name}` is {wanted}", value.span)])
-    return number
-
-
-def _word(values: dict[str, nodes.Expr], name: str, allowed: tuple[str, ...]) -> str | None:
-    value = values.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, nodes.Name) or value.identifier not in allowed:
-        numbers = "a whole number, " if name == "checkpoint" else ""
-        raise RecipeError([Diagnostic("B506", f"`{name}` is {numbers}{' or '.join(allowed)}", value.span)])
-    return value.identifier
 
 
 def _refused(level: ir.Level, facts: LevelFacts, mode: Mode, verdict: Verdict, entry: ir.Entry | None) -> RecipeError:
@@ -137,17 +116,26 @@ def _graph(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> nx.
     return graph
 
 
-def _add_level(graph: nx.DiGraph, level: ir.Level, facts: Facts, choices: dict[str, Choice]) -> None:
+def _operations(level: ir.Level) -> list[Operation]:
+    """What one step of a level is made of."""
+    operations: list[Operation] = ["start"]
+    operations += ["draw"] * bool(level.draws or level.indices)
+    moves = kind(level) in ("next", "fixed point")
+    operations += [] if moves else ["objective", "gradient"]
+    return operations + ["update"] * (kind(level) != "closed form")
+
+
+def _add_level(
+    graph: nx.DiGraph, level: ir.Level, facts: Facts, choices: dict[str, Choice], around: ir.Level | None = None
+) -> None:
     """The steps of a level, those of the levels inside it first."""
     for inner in level.levels:
         if not facts[inner.name].unread or _reported(level, inner):
-            _add_level(graph, inner, facts, choices)
-    operations: list[Operation] = ["start", "draw", "objective", "gradient", "update"]
-    if not level.draws and not level.indices:
-        operations.remove("draw")
+            _add_level(graph, inner, facts, choices, level)
+    operations = _operations(level)
     if level.parent is not None:
         operations.append("forward")
-        if choices[level.name].adjoint is not None:
+        if choices[level.name].adjoint is not None and not _inside_next(around):
             operations.append("pullback")
     else:
         operations.append("step")
@@ -158,6 +146,11 @@ def _add_level(graph: nx.DiGraph, level: ir.Level, facts: Facts, choices: dict[s
         name = f"{level.name}.report.{report.name}"
         graph.add_node(name, step=Step(name, "report", level.name, report.span, report=report))
         graph.add_edge(f"{level.name}.step", name, kind="value")
+
+
+def _inside_next(around: ir.Level | None) -> bool:
+    """Inside a level that moves by an expression, a level is differentiated together with the step."""
+    return around is not None and kind(around) in ("next", "fixed point")
 
 
 def _reported(level: ir.Level, inner: ir.Level) -> bool:
@@ -186,13 +179,13 @@ def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) ->
     """Edges within a level, and from the levels inside it to its gradient."""
     name = level.name
     edges = [("start", "gradient"), ("draw", "gradient"), ("objective", "gradient"), ("gradient", "update")]
-    edges += [("update", "forward"), ("update", "step"), ("forward", "pullback")]
+    edges += [("start", "update"), ("draw", "update"), ("gradient", "forward"), ("update", "forward"), ("update", "step"), ("forward", "pullback")]
     for a, b in edges:
         if a in operations and b in operations:
             graph.add_edge(f"{name}.{a}", f"{name}.{b}", kind="value")
     for inner in level.levels:
         if f"{inner.name}.forward" in graph:
-            graph.add_edge(f"{inner.name}.forward", f"{name}.gradient", kind="value")
+            graph.add_edge(f"{inner.name}.forward", f"{name}.{'gradient' if f'{name}.gradient' in graph else 'update'}", kind="value")
         if f"{inner.name}.pullback" in graph:
             graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,17 +39,26 @@ class Event:
     reports: dict[str, float]
     seconds: float
 
+    @property
+    def reported(self) -> int:
+        """The step that the reports belong to."""
+        return self.step if math.isnan(self.value) else self.step - 1
+
 
 Callback: TypeAlias = Callable[[Event], None]
 
 
 @dataclass
 class Run:
-    """A run and what it has found: `reports` by name as (step, value), `state` the variables by name."""
+    """A run and what it has found: `reports` by name as (step, value), `state` the variables by name.
+
+    `modules` are the names that were given with `--with`, for a later resume.
+    """
 
     program: Program
     seed: int
     folder: Path | None
+    modules: tuple[str, ...] = ()
     states: dict[str, Any] = field(default_factory=dict)
     reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
@@ -65,9 +74,11 @@ class Run:
         return self.program.plan.exactness
 
 
-def execute(program: Program, folder: Path | None, seed: int, callbacks: Sequence[Callback]) -> Run:
+def execute(
+    program: Program, folder: Path | None, seed: int, callbacks: Sequence[Callback], modules: Sequence[str] = ()
+) -> Run:
     """Run all phases from the start; a folder that holds a run already is refused."""
-    run = Run(program, seed, folder)
+    run = Run(program, seed, folder, tuple(modules))
     if folder is not None:
         _open_folder(run, folder)
     return advance(run, callbacks)
@@ -114,9 +125,10 @@ def _steps(run: Run, phase: Any, key: torch.Tensor, given: list[Any], clock: _Cl
         moved, value = phase.step(state, key, *given)
         number = float(value)
         _check_finite(run, phase, state, moved, number)
+        # Logged first: a line too many is dropped when the run is resumed, a line too few would be lost.
+        _log(run, {"phase": phase.name, "step": state.step, "loss": number}, found)
         run.states[phase.name] = moved
         run.losses.append(number)
-        _log(run, {"phase": phase.name, "step": state.step, "loss": number, **found})
         if time.monotonic() - clock.saved > CHECKPOINT_SECONDS:
             _save(run)
             clock.saved = time.monotonic()
@@ -124,7 +136,7 @@ def _steps(run: Run, phase: Any, key: torch.Tensor, given: list[Any], clock: _Cl
 
 
 def _report(run: Run, phase: Any, state: Any, key: torch.Tensor, given: list[Any]) -> dict[str, float]:
-    """The reports that are due at a state; a resumed run does not repeat those it has."""
+    """The reports that are due at a state; a phase that has ended does not repeat its last ones."""
     found: dict[str, float] = {}
     for name, (every, function) in phase.reports.items():
         due = state.step % every == 0 or state.step >= phase.steps
@@ -133,7 +145,7 @@ def _report(run: Run, phase: Any, state: Any, key: torch.Tensor, given: list[Any
             found[name] = float(function(state, key, *given))
             known.append((state.step, found[name]))
     if found and state.step >= phase.steps:
-        _log(run, {"phase": phase.name, "step": state.step, **found})
+        _log(run, {"phase": phase.name, "step": state.step}, found)
     return found
 
 
@@ -145,7 +157,8 @@ def _check_finite(run: Run, phase: Any, before: Any, after: Any, value: float) -
     what = "the objective" if not math.isfinite(value) else "a variable"
     inner = ", ".join(f"{i.name}.by.lr" for i in level.levels)
     place = level.objective.span if level.objective is not None else level.span
-    saved = f"the state before this step is kept:  bilevel resume {run.folder}" if run.folder else ""
+    smaller = f"{phase.name}.by.lr=..."
+    saved = f"the state before this step is kept:  bilevel resume {run.folder} {smaller}" if run.folder else ""
     raise RecipeError(
         [
             Diagnostic(
@@ -167,8 +180,10 @@ def _check_finite(run: Run, phase: Any, before: Any, after: Any, value: float) -
 
 def _open_folder(run: Run, folder: Path) -> None:
     """Make the folder and write what does not change; refuse one that is in use."""
-    if (folder / ABOUT).exists() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        fix = f"bilevel resume {folder}     or another --out"
+    with _disk(folder):
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken:
+        fix = f"bilevel resume {folder}     or another --out" if (folder / ABOUT).exists() else "another --out"
         raise fail("B708", f"`{folder}` exists already; nothing was overwritten", fix=fix)
     program = run.program
     with _disk(folder):
@@ -191,7 +206,10 @@ def _about(run: Run) -> dict[str, object]:
         "seed": run.seed,
         "device": str(program.parts.device),
         "dtype": str(program.parts.dtype).removeprefix("torch."),
+        "schedule": program.recipe.schedule,
+        "with": list(run.modules),
         "changes": [f"{c.path}={c.value.span.text}" for c in program.recipe.changes],
+        "resumed": [],
         "versions": {"bilevel": VERSION, "torch": torch.__version__},
     }
 
@@ -220,11 +238,12 @@ def _write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _log(run: Run, row: dict[str, object]) -> None:
+def _log(run: Run, row: dict[str, object], found: Mapping[str, float]) -> None:
     """One line of metrics; opened for every line, so that nothing is lost when the run is killed."""
     if run.folder is not None:
+        plain = {name: value if math.isfinite(value) else None for name, value in found.items()}
         with _disk(run.folder), (run.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({**row, **plain}) + "\n")
 
 
 def _save(run: Run) -> None:
@@ -243,32 +262,71 @@ def _save(run: Run) -> None:
 
 
 def restore(program: Program, folder: Path, seed: int) -> Run:
-    """A run as its folder has it; B710 where the folder holds none."""
+    """A run as its folder has it, at its last checkpoint; B710 where the folder holds none.
+
+    Reports and metrics of the steps that will be taken again are dropped, so that nothing is logged twice.
+    """
     run = Run(program, seed, folder)
-    try:
-        content = torch.load(folder / STATE, map_location=program.parts.device, weights_only=True)
-    except FileNotFoundError:
-        return run
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise fail("B710", f"`{folder / STATE}` cannot be read", why=str(error).partition("\n")[0]) from error
+    content = _load_state(folder / STATE, program)
     begun = {phase.name: phase for phase in program.phases}
     key = make_key(seed, program.parts.device)
     for name, saved in content["states"].items():
         given = [run.state[n] for n in begun[name].reads]
         kind = type(begun[name].begin(key, *given))
         run.states[name] = kind(**saved)
-    run.reports = {name: [tuple(row) for row in rows] for name, rows in content["reports"].items()}
+    run.reports = {name: [(step, value) for step, value in rows] for name, rows in content["reports"].items()}
     run.losses = list(content["losses"])
-    _cut_metrics(run, folder)
+    _rewind(run, folder)
     return run
 
 
-def _cut_metrics(run: Run, folder: Path) -> None:
-    """Drop the lines that were logged after the state was saved: those steps are taken again."""
+def _load_state(path: Path, program: Program) -> dict[str, Any]:
+    """What was saved last; nothing where the run was killed before its first checkpoint."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=program.parts.device, weights_only=True)
+    except FileNotFoundError:
+        return {"states": {}, "reports": {}, "losses": []}
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise fail("B710", f"`{path}` cannot be read", why=str(error).partition("\n")[0]) from error
+    return content
+
+
+def _rewind(run: Run, folder: Path) -> None:
+    """Forget what the phase in progress reported and logged at steps that are taken, or reported, again."""
+    current = list(run.states)[-1] if run.states else None
+    step = run.states[current].step if current is not None else 0
+    if current is not None:
+        phase = next(phase for phase in run.program.phases if phase.name == current)
+        for name in phase.reports:
+            run.reports[name] = [row for row in run.reports.get(name, []) if row[0] < step]
+    earlier = {name for name in run.states if name != current}
     path = folder / METRICS
     if not path.exists():
         return
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [r for r in rows if r["phase"] in run.states and r["step"] < run.states[r["phase"]].step]
+    kept = [row for row in rows if row["phase"] in earlier or (row["phase"] == current and row["step"] < step)]
     with _disk(folder):
         _write(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `run.json` of a run folder says; B710 where there is none."""
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        known = sorted(str(path.parent) for path in Path("runs").glob(f"*/{ABOUT}"))
+        fix = f"bilevel resume {known[-1]}" if known else "the folder of a run, which has a file run.json"
+        raise fail("B710", f"`{folder}` is not the folder of a run", why=_reason(error), fix=fix) from error
+    return about
+
+
+def _reason(error: Exception) -> str:
+    return "it has no run.json" if isinstance(error, OSError) else f"its run.json is damaged: {error}"
+
+
+def note_resumed(folder: Path, changes: Sequence[str]) -> None:
+    """Record the settings that a resumed run goes on with."""
+    about = read_about(folder)
+    about["resumed"] = [*about.get("resumed", []), list(changes)]
+    with _disk(folder):
+        _write(folder / ABOUT, json.dumps(about, indent=1) + "\n")

@@ -11,9 +11,10 @@ from bilevel import ir
 from bilevel.dsl.types import Array, ListType, Tree
 from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
+from bilevel.kinds import kind
 
-SOLVERS = ("sgd", "adam", "adamw", "rmsprop")
-MODES = ("auto", "rmd", "fmd", "none", "vmap")
+SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form")
+MODES = ("auto", "rmd", "fmd", "ift", "closed_form", "none", "vmap")
 FUNCTIONS = ("without", "pair", "identity", "eig", "min_eig", "max_eig", "identity_gap")
 DOMAINS = ("positive", "nonnegative", "unit", "between")
 
@@ -88,15 +89,26 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
             yield _missing("a computed argument of an outermost solver", solver.span, "a number or a param")
     if phase.estimator is not None:
         yield _missing(f"`with {phase.estimator.span.text}`", phase.estimator.span)
+    if level.parent is None and kind(level) != "steps":
+        yield _missing(f"an outermost level solved by `{phase.span.text}`", phase.span, "a gradient solver for N steps")
     if isinstance(phase.duration, ir.Until):
-        yield _missing("`until`", phase.duration.span, "for N steps")
-    elif phase.duration is None and all(s.name in SOLVERS for s in phase.solvers):
+        yield from _until(phase.duration)
+    elif phase.duration is None and all(s.name in SOLVERS for s in phase.solvers) and kind(level) != "closed form":
         yield Diagnostic("B103", f"`{level.name}` does not say for how long", phase.span, fix="for 100 steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "epochs" and not _one_finite(level):
         message = f"epochs of `{level.name}` need exactly one draw from a finite data set in it"
         yield Diagnostic("B219", message, phase.span, fix="for N steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "generations":
         yield Diagnostic("B219", f"`{phase.solvers[0].name}` counts steps, not generations", phase.span)
+
+
+def _until(duration: ir.Until) -> Iterator[Diagnostic]:
+    if duration.test != "stationary":
+        yield _missing(f"`until {duration.test}`", duration.span, "until stationary(tol) within N steps")
+    if "batch" in duration.arguments:
+        yield _missing("a batch of its own for the test", duration.arguments["batch"].span)
+    if duration.unit != "steps":
+        yield _missing(f"`until` counted in {duration.unit}", duration.span, "within N steps")
 
 
 def _one_finite(level: ir.Level) -> bool:
@@ -141,5 +153,5 @@ def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:
     if entry.mode not in MODES:
         yield _missing(f"the mode `{entry.mode}`", entry.span, f"one of {', '.join(MODES)}")
     for option in entry.options:
-        if entry.mode != "rmd" or option.name == "update":
+        if option.name == "update" or (entry.mode == "ift" and option.name in ("through", "sign", "batch")):
             yield _missing(f"`{entry.mode}({option.span.text})`", option.span)

@@ -29,6 +29,8 @@ class Checker:
     constants: dict[str, int | float] = field(default_factory=dict)
     problems: list[Diagnostic] = field(default_factory=list)
     used: set[tuple[str | None, str]] = field(default_factory=set)
+    missing: set[tuple[str | None, str]] = field(default_factory=set)
+    """names that are not in sight of a level, reported once each"""
     calls: int = 0
 
     def report(self, diagnostic: Diagnostic) -> None:

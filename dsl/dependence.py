@@ -67,7 +67,7 @@ def check_dependence(program: ir.Program) -> Iterator[Diagnostic]:
 def _no_influence(level: ir.Level, variable: ir.Variable) -> Diagnostic:
     """B403 for a level without levels inside, where the objective itself lacks the variable; B401 else."""
     assert level.objective is not None
-    if not level.levels and level.parent is not None or len(level.variables) == 1 and not level.levels:
+    if (not level.levels and level.parent is not None) or (len(level.variables) == 1 and not level.levels):
         return _objective_lacks(level, variable, level.objective)
     used = _where_mentioned(level, variable.name)
     related = (Related(used, "only where no derivative passes"),) if used is not None else _constants(level, variable)
@@ -107,6 +107,8 @@ def _influence_fix(level: ir.Level, variable: ir.Variable) -> str:
                 whole = _argument_span(given.span, variable.name)
                 spelled = solver.span.text.replace(whole.text, f"{variable.name} = {variable.name}")
                 return f"by {spelled}, or remove `{variable.name}`"
+    if _where_mentioned(level, variable.name) is not None:
+        return f"use `{variable.name}` outside of `stop` as well, or remove it"
     return f"use `{variable.name}` in the objective or in a level inside, or remove it"
 
 
@@ -124,8 +126,10 @@ def _objective_lacks(level: ir.Level, variable: ir.Variable, objective: ir.Objec
     on = sorted(objective.value.depends) or sorted(objective.value.reads)
     declared = Span(variable.span.source, variable.span.start, variable.span.start + len(variable.name))
     steps = _steps(level)
-    candidate = next((n for n in on if n in objective.value.span.text), None)
-    fix = objective.span.text.replace(candidate, variable.name, 1) if candidate is not None else ""
+    read = next((p for p in ir.walk(objective.value) if isinstance(p, ir.Read) and p.type == variable.type), None)
+    fix = f"use `{variable.name}` in the objective"
+    if read is not None and read.name in on:
+        fix = objective.span.text.replace(read.name, variable.name, 1)
     return Diagnostic(
         "B403",
         f"the objective of `{level.name}` does not depend on `{variable.name}`",
@@ -156,9 +160,10 @@ def _flat(level: ir.Level) -> Diagnostic | None:
     if solver is None or form is None or form.needs != "gradient" or value.smooth is not Smoothness.FLAT:
         return None
     guilty = _guilty(value)
-    name = guilty.span.text.partition("(")[0]
+    name = guilty.function if isinstance(guilty, ir.Builtin) else guilty.span.text.partition("(")[0]
     steps = _steps(level).partition(" of ")[0]
     generations = steps.replace("steps", "generations").replace("epochs", "generations")
+    before, found, _ = value.span.text.partition(guilty.span.text)
     return Diagnostic(
         "B402",
         f"`{solver.name}` needs a gradient, and this objective has none",
@@ -167,16 +172,18 @@ def _flat(level: ir.Level) -> Diagnostic | None:
         (Related(guilty.span, "piecewise constant: derivative 0 almost everywhere"),),
         why=f"{name} jumps when a prediction flips and is flat in between"
         if name == "accuracy"
-        else f"{name} is piecewise constant",
+        else f"`{name}` is registered as not smooth"
+        if isinstance(guilty, ir.CallPart)
+        else f"`{name}` is constant between its jumps",
         fix=f"by cmaes(sigma = 0.3, population = 12) for {generations}\n"
-        "or a smooth surrogate: minimize mean(ce(...))",
+        f"or a smooth surrogate: minimize {before if found else ''}mean(ce(...))",
     )
 
 
 def _guilty(value: ir.Expr) -> ir.Expr:
     """The innermost part that is flat although its arguments are not."""
     for part in ir.walk(value):
-        inner = [c for c in ir.children(part)]
+        inner = list(ir.children(part))
         if part.smooth is Smoothness.FLAT and joined_smoothness(inner) is not Smoothness.FLAT:
             return part
     return value

@@ -13,8 +13,8 @@ from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.context import Checker, Place, joined, size_of, unknown
 from bilevel.dsl.functions import FUNCTIONS, Signature
-from bilevel.dsl.lets import as_parameter, free_names, let_problem
-from bilevel.dsl.mismatch import check_count, mismatched
+from bilevel.dsl.lets import as_parameter, can_unfold, free_names
+from bilevel.dsl.mismatch import blame, check_count, mismatched
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.networks import apply_network
 from bilevel.dsl.scope import Symbol
@@ -81,15 +81,21 @@ def _name(checker: Checker, place: Place, node: nodes.Name) -> ir.Expr:
         return replace(place.bound[name], span=node.span)
     symbol = checker.scope.look(place.level, name)
     if symbol is None:
-        if name in FUNCTIONS or name == "grad":
-            checker.report(_bare_function(node))
-        elif name not in checker.scope.excused:
-            checker.report(not_found(checker.scope, place.level, name, node.span, frozenset(place.bound)))
+        _no_symbol(checker, place, node)
         return unknown(node.span)
     checker.used.add((symbol.level, name))
     if symbol.kind == "let":
         return _call_let(checker, place, symbol, (), node.span)
     return _read(checker, place, symbol, node.span)
+
+
+def _no_symbol(checker: Checker, place: Place, node: nodes.Name) -> None:
+    name = node.identifier
+    if name in FUNCTIONS or name == "grad":
+        checker.report(_bare_function(node))
+    elif name not in checker.scope.excused and (place.level, name) not in checker.missing:
+        checker.missing.add((place.level, name))
+        checker.report(not_found(checker.scope, place.level, name, node.span, frozenset(place.bound)))
 
 
 def _bare_function(node: nodes.Name) -> Diagnostic:
@@ -151,6 +157,7 @@ def _combined(checker: Checker, span: Span, sign: str, left: ir.Expr, right: ir.
         return shapes.combine(left.type, right.type, checker.sizes)
     except shapes.Mismatch as mismatch:
         checker.report(mismatched(checker, mismatch, sign, span, (left, right)))
+        blame(checker, (left, right))
         return Unknown("error")
 
 
@@ -223,10 +230,14 @@ def _call(checker: Checker, place: Place, node: nodes.Call) -> ir.Expr:
         if function.function.identifier == "grad":
             return _gradient(checker, place, node, function)
     if isinstance(function, nodes.Name) and function.identifier not in place.bound:
+        if function.identifier == "grad" and checker.scope.look(place.level, "grad") is None:
+            checker.report(_wrong_grad(node))
+            return unknown(node.span)
         symbol = checker.scope.look(place.level, function.identifier)
         if symbol is not None and symbol.kind == "let":
             checker.used.add((symbol.level, symbol.name))
-            return _call_let(checker, place, symbol, _positional(checker, place, node), node.span)
+            arguments = _positional(checker, place, node, symbol)
+            return unknown(node.span) if arguments is None else _call_let(checker, place, symbol, arguments, node.span)
         if symbol is None and function.identifier in FUNCTIONS:
             return _builtin(checker, place, node, FUNCTIONS[function.identifier])
     return _apply(checker, place, node)
@@ -235,12 +246,16 @@ def _call(checker: Checker, place: Place, node: nodes.Call) -> ir.Expr:
 def _apply(checker: Checker, place: Place, node: nodes.Call) -> ir.Expr:
     """A network with its parameters, or a registered function."""
     function = check_expr(checker, place, node.function)
-    arguments = _positional(checker, place, node)
+    arguments = _positional(checker, place, node, None)
+    if arguments is None:
+        return unknown(node.span)
     if isinstance(function.type, Model):
         return apply_network(checker, node, function, arguments)
     if not isinstance(function.type, Function | Unknown):
-        what = f"`{node.function.span.text}` is {function.type}, and cannot be called"
-        checker.report(Diagnostic("B207", what, node.function.span, "not a function"))
+        name = node.function.span.text
+        what = f"`{name}` is {function.type}, and cannot be called"
+        fix = f"{name} * (...)" if shapes.is_number(function.type) else ""
+        checker.report(Diagnostic("B207", what, node.function.span, "not a function", fix=fix))
         return unknown(node.span)
     result = function.type.result if isinstance(function.type, Function) else Unknown()
     parts = (function, *arguments)
@@ -250,26 +265,34 @@ def _apply(checker: Checker, place: Place, node: nodes.Call) -> ir.Expr:
     return call
 
 
-def _positional(checker: Checker, place: Place, node: nodes.Call) -> tuple[ir.Expr, ...]:
-    """The arguments of a let, a network or a registered function, which stand in order and have no names."""
-    named = next((a for a in node.arguments if a.name is not None), None)
-    if named is not None:
-        message = f"arguments of `{node.function.span.text}` have no names"
-        why = "only solvers, modes and the constructors after `use` name their arguments"
-        checker.report(Diagnostic("B309", message, named.span, why=why, fix=named.value.span.text))
+def _positional(checker: Checker, place: Place, node: nodes.Call, let: Symbol | None) -> tuple[ir.Expr, ...] | None:
+    """The arguments of a let, a network or a registered function; None where they have names, which is an error."""
+    if any(a.name is not None for a in node.arguments):
+        checker.report(_named_arguments(node, let))
+        return None
     return tuple(check_expr(checker, place, a.value) for a in node.arguments)
 
 
-def _call_let(
-    checker: Checker, place: Place, symbol: Symbol, arguments: tuple[ir.Expr, ...], span: Span
-) -> ir.Expr:
+def _named_arguments(node: nodes.Call, let: Symbol | None) -> Diagnostic:
+    named = next(a for a in node.arguments if a.name is not None)
+    order = (let.node.parameters or ()) if let is not None and isinstance(let.node, nodes.Let) else ()
+    values = {a.name: a.value.span.text for a in node.arguments}
+    ordered = [values[n] for n in order] if set(order) == set(values) else [a.value.span.text for a in node.arguments]
+    return Diagnostic(
+        "B309",
+        f"arguments of `{node.function.span.text}` have no names",
+        named.span,
+        why="only solvers, modes and the constructors after `use` name their arguments",
+        fix=f"{node.function.span.text}({', '.join(ordered)})",
+    )
+
+
+def _call_let(checker: Checker, place: Place, symbol: Symbol, arguments: tuple[ir.Expr, ...], span: Span) -> ir.Expr:
     let = symbol.node
     assert isinstance(let, nodes.Let)
     checker.calls += 1
     wanted = let.parameters or ()
-    problem = let_problem(checker, place, let, len(arguments), span)
-    if problem is not None:
-        checker.report(problem)
+    if not can_unfold(checker, place, let, len(arguments), span):
         return unknown(span)
     pairs = zip(wanted, arguments, strict=True)
     bound = {name: replace(as_parameter(name, argument), span=let.span) for name, argument in pairs}
@@ -282,11 +305,16 @@ def _call_let(
     return replace(call, axes=body.axes, reads=body.reads, depends=body.depends, smooth=body.smooth)
 
 
+def _wrong_grad(node: nodes.Call) -> Diagnostic:
+    why = "grad(f) is a function; its value has the shape of a, the first argument"
+    fix = "with  let f(w, d) = ...   grad(f)(w, b)"
+    return Diagnostic("B309", "`grad` is used as grad(f)(a, ...)", node.span, why=why, fix=fix)
+
+
 def _gradient(checker: Checker, place: Place, node: nodes.Call, grad: nodes.Call) -> ir.Expr:
     """`grad(f)(a, ...)`: shaped like a, and depends on all that f's arguments depend on."""
     if len(grad.arguments) != 1 or not node.arguments:
-        why = "grad(f) is a function; its value has the shape of a, the first argument"
-        checker.report(Diagnostic("B309", "`grad` is used as grad(f)(a, ...)", node.span, why=why))
+        checker.report(_wrong_grad(node))
         return unknown(node.span)
     inner = nodes.Call(grad.arguments[0].value, node.arguments, span=node.span)
     call = _call(checker, place, inner)
@@ -323,9 +351,7 @@ def _wrong_arguments(node: nodes.Call, signature: Signature) -> Diagnostic:
     )
 
 
-def _builtin_type(
-    checker: Checker, node: nodes.Call, signature: Signature, arguments: tuple[ir.Expr, ...]
-) -> Type:
+def _builtin_type(checker: Checker, node: nodes.Call, signature: Signature, arguments: tuple[ir.Expr, ...]) -> Type:
     match signature.rule:
         case "square":
             size = size_of(checker, node.arguments[0].value)
@@ -377,7 +403,9 @@ def _no_iterates(node: nodes.Iterate, is_argument: bool) -> Diagnostic:
     base = node.base.span.text
     if is_argument:
         message = f"`{base}` is an argument here, and has no iterates"
-        return Diagnostic("B308", message, node.base.span, fix=f"give the iterate to the let: f(w{node.span.text[len(base):]})")
+        return Diagnostic(
+            "B308", message, node.base.span, fix=f"give the iterate to the let: f(w{node.span.text[len(base) :]})"
+        )
     message = f"`{base}` is not solved by a level, so it has no iterates"
     why = "`x@k` is the variable x of a level after k steps of it"
     return Diagnostic("B308", message, node.base.span, why=why, fix=f"`{base}` alone")
@@ -423,5 +451,6 @@ def _not_an_index(symbol: Symbol, span: Span) -> Diagnostic:
         f"`{symbol.name}` is a {symbol}, not an index",
         span,
         related=(Related(symbol.span, "declared here"),),
-        fix=f"open an index with `each {symbol.name} ~ ...`, or reduce with {symbol.name} in ...",
+        why="a reducer with [ ] closes an index that `each` opened, or opens its own: sum[k in 1..5]",
+        fix="mean(...), without brackets, for the mean over a batch",
     )

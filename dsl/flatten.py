@@ -138,7 +138,7 @@ def folder_finder(folder: Path, packaged: Path) -> Find:
         for place in zoo if at.source in ours else (folder, *zoo):
             file = place / f"{name}.bl"
             if name.isidentifier() and file.is_file() and _is_inside(file, place):
-                recipe = load(file, file.name if place in zoo and place != folder else None)
+                recipe = load(file, file.name if place in zoo else None)
                 if place in zoo:
                     ours.add(recipe.span.source)
                 return recipe

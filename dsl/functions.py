@@ -42,7 +42,9 @@ class Signature:
     summary: str
 
 
-def _table(*rows: tuple[str, Rule, int, int | None, Literal["smooth", "piecewise", "flat"], str]) -> dict[str, Signature]:
+def _table(
+    *rows: tuple[str, Rule, int, int | None, Literal["smooth", "piecewise", "flat"], str],
+) -> dict[str, Signature]:
     return {row[0]: Signature(*row) for row in rows}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bilevel import ir
+from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker
-from bilevel.errors import Diagnostic, Related
+from bilevel.errors import Diagnostic, Related, Span
 
 Range = tuple[int | float, int | float]
 
@@ -15,6 +16,7 @@ def check_iterates(checker: Checker, level: ir.Level) -> None:
     """Compare every `x@k` that a level reads with the number of steps of the level inside that solves for x."""
     solved = {name: inner for inner in level.levels for name in inner.names}
     values = [level.objective.value] if level.objective is not None else []
+    values += [r.value for r in level.reports if not r.settings]  # settings may change the number of steps
     for value in values:
         _visit(checker, value, solved, {})
 
@@ -72,12 +74,20 @@ def _check(checker: Checker, expr: ir.IterateOf, level: ir.Level, ranges: Mappin
             f"`{spelled}` reaches step {reached} of a {last}-step level",
             expr.span,
             label,
-            (Related(duration.count.span, f"`{level.name}` stops here"),),
+            (Related(_duration_span(checker, level, duration), f"`{level.name}` stops here"),),
             why=f"a level solved `for {duration.count.span.text} steps` has the iterates "
-            f"{name}@0 (start) to {name}@{last} (solution)",
+            f"{name}@0 (start) to {name}@{duration.count.span.text} (solution)",
             fix=_fix(expr, counter, duration.count.span.text),
         )
     )
+
+
+def _duration_span(checker: Checker, level: ir.Level, duration: ir.Steps) -> Span:
+    """`for S steps`."""
+    block = checker.scope.blocks[level.name]
+    bys = [s for s in block.node.body if isinstance(s, nodes.By)] if block.node is not None else []
+    written = bys[0].phases[-1].duration if bys else None
+    return duration.count.span if written is None else written.span
 
 
 def _end(duration: ir.Steps, bounds: Range) -> str:
@@ -87,5 +97,5 @@ def _end(duration: ir.Steps, bounds: Range) -> str:
 
 def _fix(expr: ir.IterateOf, counter: str | None, last: str) -> str:
     if counter is None:
-        return f"{expr.name}@{last}, the solution, or more steps"
+        return f"{expr.name}@{last}, which is {expr.name} itself, or more steps"
     return f"sum[{counter} in 1..{last}] ... {expr.name}@{counter}      or      sum[{counter} in 0..{last}-1] ... {expr.span.text}"

@@ -44,18 +44,49 @@ def free_names(body: ir.Expr, bound: frozenset[str]) -> set[str]:
     return here.union(*(free_names(c, bound) for c in ir.children(body)))
 
 
-def let_problem(checker: Checker, place: Place, let: nodes.Let, given: int, span: Span) -> Diagnostic | None:
-    wanted = len(let.parameters or ())
+def can_unfold(checker: Checker, place: Place, let: nodes.Let, given: int, span: Span) -> bool:
+    """Whether a call of a let can be written out; reports what keeps it from that."""
     if let.name in place.lets:
-        return Diagnostic("B210", f"`{let.name}` is defined by itself", span, fix="a let is an abbreviation: unfold it")
-    if checker.calls > LARGEST_PROGRAM:
-        return Diagnostic("B211", f"the lets of this recipe unfold to more than {LARGEST_PROGRAM} calls", span)
-    if given != wanted:
-        parameters = f"({', '.join(let.parameters or ())})" if let.parameters else ", without arguments"
-        return Diagnostic(
-            "B309",
-            f"`{let.name}` takes {wanted} argument{'s' * (wanted != 1)}, not {given}",
-            span,
-            related=(Related(let.span, f"defined here as {let.name}{parameters}"),),
-        )
-    return None
+        checker.report(_by_itself(place, let, span))
+    elif checker.calls > LARGEST_PROGRAM:
+        if all(d.code != "B211" for d in checker.problems):
+            checker.report(_too_large(place, let))
+    elif given != len(let.parameters or ()):
+        checker.report(_wrong_count(let, given, span))
+    else:
+        return True
+    return False
+
+
+def _by_itself(place: Place, let: nodes.Let, span: Span) -> Diagnostic:
+    chain = " > ".join((*place.lets[place.lets.index(let.name) :], let.name))
+    return Diagnostic(
+        "B210",
+        f"`{let.name}` is defined by itself",
+        span,
+        why=f"a let is an abbreviation, and this one never ends: {chain}",
+        fix="write it without itself; what repeats is a level",
+    )
+
+
+def _too_large(place: Place, let: nodes.Let) -> Diagnostic:
+    return Diagnostic(
+        "B211",
+        f"the lets of this recipe unfold to more than {LARGEST_PROGRAM:_} calls",
+        header_span(let, "="),
+        "written out once for every call",
+        why=f"every call of a let is written out where it stands: {' > '.join((*place.lets, let.name))}",
+        fix="a registered function, or a level, in place of the lets that call others several times",
+    )
+
+
+def _wrong_count(let: nodes.Let, given: int, span: Span) -> Diagnostic:
+    wanted = len(let.parameters or ())
+    parameters = f"({', '.join(let.parameters)})" if let.parameters else ""
+    return Diagnostic(
+        "B309",
+        f"`{let.name}` takes {wanted or 'no'} argument{'s' * (wanted != 1)}, not {given}",
+        span,
+        related=(Related(header_span(let, "="), f"defined here{' with ' + parameters if parameters else ''}"),),
+        fix=f"{let.name}{parameters}",
+    )

@@ -12,7 +12,7 @@ from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.context import Checker
 from bilevel.dsl.scope import Symbol
-from bilevel.dsl.types import UNKNOWN_SIZE, Array, Records, Type
+from bilevel.dsl.types import UNKNOWN_SIZE, Array, Records, Type, Unknown
 from bilevel.errors import Diagnostic, Related, Span
 
 
@@ -25,7 +25,8 @@ def mismatched(
     spelled = f"{with_values(mismatch.left, checker.sizes)}{sign}{with_values(mismatch.right, checker.sizes)}"
     found = Diagnostic("B303", f"shapes do not match: {mismatch.left}{sign}{mismatch.right}", span, spelled)
     origins = [(s, t) for o in operands for s, t in _origins(checker, o)]
-    related = tuple(Related(_size_span(s), _size_label(t, checker.sizes)) for s, t in origins[:2])
+    places = {s.name: Related(_size_span(s), _size_label(t, checker.sizes)) for s, t in origins}
+    related = tuple(places.values())[:2]
     return replace(found, related=related, why=_why(origins, operands), fix=_fix(mismatch, operands, origins))
 
 
@@ -82,6 +83,13 @@ def _variable(operands: tuple[ir.Expr, ...], origins: list[tuple[Symbol, Type]])
     return next((s for s, _ in origins if s.kind == "variable" and s.name in names), None)
 
 
+def blame(checker: Checker, operands: tuple[ir.Expr, ...]) -> None:
+    """Forget the type of the variable that a mismatch is put down to, so that it is reported once."""
+    symbol = _variable(operands, [o for operand in operands for o in _origins(checker, operand)])
+    if symbol is not None:
+        checker.types[(symbol.level, symbol.name)] = Unknown("error")
+
+
 def _why(origins: list[tuple[Symbol, Type]], operands: tuple[ir.Expr, ...]) -> str:
     draws = [s.name for s, t in origins if s.kind == "draw" and isinstance(t, Records)]
     if not draws or _variable(operands, origins) is None:
@@ -93,7 +101,7 @@ def _why(origins: list[tuple[Symbol, Type]], operands: tuple[ir.Expr, ...]) -> s
 def _fix(mismatch: shapes.Mismatch, operands: tuple[ir.Expr, ...], origins: list[tuple[Symbol, Type]]) -> str:
     """The declaration of the variable with the shape of the other side."""
     symbol = _variable(operands, origins)
-    other = next((o.type for o in operands if not isinstance(o, ir.Read) or symbol and o.name != symbol.name), None)
+    other = next((o.type for o in operands if not isinstance(o, ir.Read) or (symbol and o.name != symbol.name)), None)
     if symbol is None or not isinstance(symbol.node, nodes.Variable) or not isinstance(other, Array):
         return ""
     if not other.ranked or UNKNOWN_SIZE in other.shape:

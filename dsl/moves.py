@@ -9,10 +9,11 @@ from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker, Place
 from bilevel.dsl.expressions import check_expr
+from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parts import constant
 from bilevel.dsl.solvers import SOLVERS, SolverForm
-from bilevel.errors import Diagnostic
-from bilevel.dsl.nearest import nearest
+from bilevel.dsl.walk import name_span
+from bilevel.errors import Diagnostic, Edit
 
 TESTS: dict[str, tuple[str, ...]] = {
     "stationary": ("tol", "batch", "every"),
@@ -31,10 +32,16 @@ def check_phase(checker: Checker, place: Place, phase: nodes.Phase, level: nodes
     for move in phase.moves:
         if move.name is not None and move.name not in names:
             guess = nearest(move.name, names)
-            label = f"did you mean `{guess}`?" if guess else f"variables here: {', '.join(names)}"
-            checker.report(Diagnostic("B201", f"`{move.name}` is no variable of `{level.name}`", move.span, label))
-    if rest and len(named) == len(phase.moves):
-        checker.report(Diagnostic("B215", f"no solver moves `{rest[0]}`", phase.span, fix=f"{rest[0]}: sgd(lr = 0.01)"))
+            label = f"did you mean `{guess}`?" if guess else ""
+            fix = f"{guess} : {move.solver.span.text}" if guess else ""
+            note = f"variables of {level.name}: {', '.join(names) or 'none'}"
+            message = f"`{move.name}` is no variable of `{level.name}`"
+            checker.report(Diagnostic("B201", message, name_span(move, move.name), label, fix=fix, note=note))
+    unmoved = len(named) == len(phase.moves) and all(n in names for n in named)
+    if rest and unmoved:
+        why = "one solver without a name would move all variables that have none of their own"
+        fix = f"{rest[0]} : sgd(lr = 0.01)"
+        checker.report(Diagnostic("B215", f"no solver moves `{rest[0]}`", phase.span, why=why, fix=fix))
     return ir.Phase(solvers, phase.estimator, _duration(checker, place, phase.duration), phase.span)
 
 
@@ -50,8 +57,8 @@ def _solver(checker: Checker, place: Place, move: nodes.Move, variables: tuple[s
             name = _known(checker, place, node, identifier)
             checked = _arguments(checker, place, node, SOLVERS.get(name), arguments)
             return ir.Solver(name, variables, checked, None, node.span)
-    checker.report(Diagnostic("B217", f"`{node.span.text}` is not a solver", node.span))
-    return ir.Solver("sgd", variables, {}, None, node.span)
+    checker.report(_no_solver(node, node.span.text))
+    return ir.Solver("", variables, {}, None, node.span)
 
 
 def _known(checker: Checker, place: Place, node: nodes.Expr, name: str) -> str:
@@ -59,11 +66,22 @@ def _known(checker: Checker, place: Place, node: nodes.Expr, name: str) -> str:
     if name in SOLVERS or checker.scope.look(place.level, name) is not None:
         checker.used.add((None, name))
         return name
+    checker.report(_no_solver(node, name))
+    return ""
+
+
+def _no_solver(node: nodes.Expr, name: str) -> Diagnostic:
+    span = node.function.span if isinstance(node, nodes.Call) else node.span
     guess = nearest(name, SOLVERS)
-    label = f"did you mean `{guess}`?" if guess else ""
-    note = f"solvers: {', '.join(SOLVERS)}"
-    checker.report(Diagnostic("B217", f"`{name}` is not a solver", node.span, label, note=note))
-    return "sgd"
+    return Diagnostic(
+        "B217",
+        f"`{name}` is not a solver",
+        span,
+        f"did you mean `{guess}`?" if guess else "",
+        fix=node.span.text.replace(name, guess, 1) if guess else "",
+        note=f"solvers: {', '.join(SOLVERS)}",
+        edit=Edit(span, guess) if guess else None,
+    )
 
 
 def _arguments(
@@ -83,8 +101,11 @@ def _arguments(
             continue
         checked[name] = check_expr(checker, place, argument.value)
     missing = [] if form is None else [n for n, d in form.defaults.items() if d is None and n not in checked]
-    if form is not None and missing and not _optional(form, missing[0], checked):
-        example = f"{form.name}({missing[0]} = {'0.01' if missing[0] == 'lr' else '...'})"
+    unnamed = len(checked) < len(arguments)
+    if form is not None and missing and not unnamed and not _optional(form, missing[0], checked):
+        wanted = f"{missing[0]} = {'0.01' if missing[0] == 'lr' else '...'}"
+        given = [a.span.text for a in arguments]
+        example = f"{form.name}({', '.join([wanted, *given])})"
         checker.report(Diagnostic("B309", f"`{form.name}` needs `{missing[0]}`", node.span, fix=example))
     return checked
 
@@ -112,6 +133,7 @@ def _no_argument(form: SolverForm, name: str, argument: nodes.Argument) -> Diagn
         f"`{form.name}` has no argument `{name}`",
         argument.span,
         f"did you mean `{guess}`?" if guess else "",
+        fix=f"{guess} = {argument.value.span.text}" if guess else "",
         note=f"its arguments: {', '.join(form.defaults) or 'none'}",
     )
 
@@ -136,19 +158,20 @@ def _whole(checker: Checker, place: Place, node: nodes.Expr) -> ir.Expr:
     checked = check_expr(checker, place, node)
     if not isinstance(value, int) or value < 0:
         message = f"`{node.span.text}` is not a number of steps"
-        checker.report(Diagnostic("B218", message, node.span, "a whole number, known before the run"))
+        why = "time and memory follow from it, so it is a literal or a param"
+        checker.report(Diagnostic("B218", message, node.span, "a whole number, known before the run", why=why))
         return ir.Constant(span=node.span, type=checked.type, value=1)
     return ir.Constant(span=node.span, type=checked.type, value=value, reads=checked.reads)
 
 
-def _until(
-    checker: Checker, place: Place, node: nodes.Until, test: nodes.Call, cap: nodes.Expr, unit: str
-) -> ir.Until:
+def _until(checker: Checker, place: Place, node: nodes.Until, test: nodes.Call, cap: nodes.Expr, unit: str) -> ir.Until:
     name = test.function.span.text
     if name not in TESTS:
         guess = nearest(name, TESTS)
         label = f"did you mean `{guess}`?" if guess else ""
-        checker.report(Diagnostic("B217", f"`{name}` is not a test", test.span, label, note=f"tests: {', '.join(TESTS)}"))
+        span, note = test.function.span, f"tests: {', '.join(TESTS)}"
+        fix = test.span.text.replace(name, guess, 1) if guess else ""
+        checker.report(Diagnostic("B217", f"`{name}` is not a test", span, label, fix=fix, note=note))
     order = list(TESTS.get(name, ()))
     arguments: dict[str, ir.Expr] = {}
     for argument in test.arguments:

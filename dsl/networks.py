@@ -14,10 +14,8 @@ from bilevel.dsl.types import Array, ListType, Model, Size, Tree, Type, Union, U
 from bilevel.errors import Diagnostic
 
 
-def apply_network(
-    checker: Checker, node: nodes.Call, function: ir.Expr, arguments: tuple[ir.Expr, ...]
-) -> ir.Expr:
-    """`net[w](x)`; a network whose input is not declared, such as a learned loss, may take several."""
+def apply_network(checker: Checker, node: nodes.Call, function: ir.Expr, arguments: tuple[ir.Expr, ...]) -> ir.Expr:
+    """`net[w](x)`; a network whose output is not declared, such as a learned loss, may take several."""
     network, parameters, output = function, (), None
     if isinstance(network, ir.Item):
         network, parameters = network.base, flat_groups(network.items)
@@ -25,9 +23,9 @@ def apply_network(
         network, output = network.base, network.name
     model = function.type
     assert isinstance(model, Model)
-    if not arguments or (len(arguments) > 1 and model.input is not None):
+    if not arguments or (len(arguments) > 1 and model.output is not None):
         message = f"`{function.span.text}` takes one input, not {len(arguments)}"
-        checker.report(Diagnostic("B309", message, node.span))
+        checker.report(Diagnostic("B309", message, node.span, fix=f"{function.span.text}(x)"))
         return unknown(node.span)
     _check_groups(checker, network, parameters)
     given = arguments[0] if len(arguments) == 1 else _several(node, arguments)

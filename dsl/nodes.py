@@ -124,9 +124,7 @@ class Reduce(Node):
     body: Expr
 
 
-Expr = (
-    Name | Number | String | ListOf | Binary | Negate | Attribute | Subscript | Call | Iterate | Reduce
-)
+Expr = Name | Number | String | ListOf | Binary | Negate | Attribute | Subscript | Call | Iterate | Reduce
 
 
 # ---- types ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker
+from bilevel.dsl.nearest import nearest
 from bilevel.dsl.types import (
     Array,
     Function,
@@ -25,9 +26,8 @@ from bilevel.dsl.types import (
     Type,
     Unknown,
 )
-from bilevel.errors import Diagnostic, Span
+from bilevel.errors import Diagnostic, Edit, Span
 from bilevel.registry import Description, Manifest
-from bilevel.dsl.nearest import nearest
 
 ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "+": operator.add,
@@ -84,7 +84,8 @@ def _not_constant(item: nodes.Param) -> Diagnostic:
         "B212",
         f"`{item.name}` is not a number",
         item.value.span,
-        "a param is a number, a string, or computed from params above it",
+        "not known before the run",
+        why="a param is a number, a string, or computed from params above it",
         fix=f"let {item.name} = {item.value.span.text}",
     )
 
@@ -168,7 +169,7 @@ def _constructed(
 ) -> tuple[Description | None, Type]:
     description = manifest.entries.get(called)
     if description is None:
-        checker.report(not_registered(called, value.function.span, manifest))
+        checker.report(not_registered(called, value.function.span, manifest, value))
         return None, Unknown("error")
     for argument in arguments:
         _check_argument(checker, manifest, argument.value, name)
@@ -184,21 +185,39 @@ def _check_argument(checker: Checker, manifest: Manifest, value: nodes.Expr, nam
         case nodes.Number() | nodes.String():
             return
         case _ if constant(value, checker.constants) is None:
-            checker.report(Diagnostic("B212", "an argument of a part is data, not an expression", value.span))
+            message = f"`{value.span.text}` is not data"
+            why = "arguments of a part are numbers, strings, lists, params and other parts"
+            checker.report(Diagnostic("B212", message, value.span, why=why))
 
 
-def not_registered(called: str, span: Span, manifest: Manifest) -> Diagnostic:
+def not_registered(called: str, span: Span, manifest: Manifest, call: nodes.Call | None = None) -> Diagnostic:
     """B602."""
     guess = nearest(called, manifest.entries)
+    names = ", ".join(_parameter_names(call)) if call is not None else "..."
+    define = f"register it:  @bilevel.model  def {called}({names}): ...   and run with  --with that_module"
+    count = len(manifest.entries)
     return Diagnostic(
         "B602",
         f"nothing called `{called}` is registered",
         span,
         f"did you mean `{guess}`?" if guess else "",
-        why=f"loaded registries: {manifest.name} ({len(manifest.entries)} names). Recipes cannot reach other Python names",
-        fix=(f"{guess}(...)\n" if guess else "")
-        + f"{'or ' if guess else ''}register it:  @bilevel.model  def {called}(...): ...   and run with  --with that_module",
+        why=f"loaded registries: {manifest.name} ({count} names). Recipes cannot reach other Python names",
+        fix=f"{_line_with(span, guess)}\nor {define}" if guess else define,
+        edit=Edit(span, guess) if guess else None,
     )
+
+
+def _line_with(span: Span, name: str) -> str:
+    """The user's line, without its comment, with another name at the place of the message."""
+    text = span.source.text
+    line = text[text.rfind("\n", 0, span.start) + 1 : span.start] + name
+    rest = text[span.end :].partition("\n")[0].partition("#")[0]
+    return " ".join(f"{line}{rest}".split())
+
+
+def _parameter_names(call: nodes.Call) -> list[str]:
+    """Names for the parameters of a function that would take these arguments."""
+    return [a.name or f"value_{place}" for place, a in enumerate(call.arguments, 1)]
 
 
 def bind_arguments(
@@ -245,31 +264,45 @@ def _bind_positional(
         values[description.parameters[place].name] = number
 
 
-def _check_names(
-    checker: Checker, description: Description, arguments: tuple[nodes.Argument, ...], span: Span
-) -> None:
+def _check_names(checker: Checker, description: Description, arguments: tuple[nodes.Argument, ...], span: Span) -> None:
+    """Every argument has a place, and every place that needs one has an argument."""
     known = [p.name for p in description.parameters if not p.variadic]
-    for argument in arguments:
-        if argument.name is not None and argument.name not in known:
-            guess = nearest(argument.name, known)
-            checker.report(
-                Diagnostic(
-                    "B309",
-                    f"`{description.name}` has no argument `{argument.name}`",
-                    argument.span,
-                    f"did you mean `{guess}`?" if guess else "",
-                    note=f"its arguments: {', '.join(known) or 'none'}",
-                )
-            )
+    unknown = [a for a in arguments if a.name is not None and a.name not in known]
+    for argument in unknown:
+        checker.report(_no_parameter(description, argument, known))
     variadic = any(p.variadic for p in description.parameters)
     positional = sum(a.name is None for a in arguments)
     named = {a.name for a in arguments}
     missing = [p.name for p in description.parameters[positional:] if p.default is None and p.name not in named]
     missing = [m for m in missing if not variadic or m != description.parameters[-1].name]
     if positional > len(known) and not variadic:
-        checker.report(Diagnostic("B309", f"`{description.name}` takes at most {len(known)} arguments", span))
-    if missing:
-        checker.report(Diagnostic("B309", f"`{description.name}` needs `{missing[0]}`", span))
+        most = f"at most {len(known)} argument{'s' * (len(known) != 1)}" if known else "no arguments"
+        checker.report(Diagnostic("B309", f"`{description.name}` takes {most}", span, note=_takes(description)))
+    if missing and not unknown:
+        fix = f"{description.name}({', '.join(f'{m} = ...' for m in missing)})"
+        message = f"`{description.name}` needs `{missing[0]}`"
+        checker.report(Diagnostic("B309", message, span, fix=fix, note=_takes(description)))
+
+
+def _no_parameter(description: Description, argument: nodes.Argument, known: list[str]) -> Diagnostic:
+    guess = nearest(argument.name or "", known)
+    return Diagnostic(
+        "B309",
+        f"`{description.name}` has no argument `{argument.name}`",
+        argument.span,
+        f"did you mean `{guess}`?" if guess else "",
+        fix=f"{guess} = {argument.value.span.text}" if guess else "",
+        note=_takes(description),
+    )
+
+
+def _takes(description: Description) -> str:
+    """The arguments of a constructor, with the defaults of those that have one."""
+    spelled = [
+        f"*{p.name}" if p.variadic else p.name + (f" = {p.default}" if p.default else "")
+        for p in description.parameters
+    ]
+    return f"its arguments: {', '.join(spelled) or 'none'}"
 
 
 def _described(description: Description, name: str, values: Mapping[str, int]) -> Type:

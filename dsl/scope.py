@@ -73,6 +73,8 @@ class Scope:
         """Every name that an expression of `level` may use (language reference, section 5)."""
         found: dict[str, Symbol] = {}
         before: Block | None = None
+        if level is None:
+            return dict(self.blocks[None].symbols)
         for block in self.blocks[level].ancestors():
             for inner in block.inner:
                 if inner is before:

@@ -75,6 +75,7 @@ def combine(left: Type, right: Type, sizes: Sizes) -> Type:
 
 
 def is_number(type_: Type) -> bool:
+    """Whether a type is that of a single number."""
     return isinstance(type_, Array) and type_.ranked and not type_.shape
 
 

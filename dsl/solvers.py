@@ -22,9 +22,7 @@ SOLVERS: dict[str, SolverForm] = {
     form.name: form
     for form in (
         SolverForm("sgd", "gradient", (), {"lr": None, "momentum": 0.0, "clip": 0.0}, linear=True),
-        SolverForm(
-            "adam", "gradient", (), {"lr": None, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "clip": 0.0}
-        ),
+        SolverForm("adam", "gradient", (), {"lr": None, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "clip": 0.0}),
         SolverForm(
             "adamw",
             "gradient",

@@ -11,7 +11,7 @@ from bilevel.dsl import nodes
 from bilevel.dsl.functions import FUNCTIONS
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.scope import Block, Scope, Symbol
-from bilevel.dsl.walk import children, name_span, walk
+from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, Edit, Related, Span
 
 LONGEST_FIX = 80
@@ -20,6 +20,8 @@ LONGEST_FIX = 80
 def not_found(scope: Scope, level: str | None, name: str, span: Span, local: frozenset[str]) -> Diagnostic:
     """The message for a name that an expression of `level` cannot use."""
     elsewhere = [(b, s) for b in scope.blocks.values() for s in b.symbols.values() if s.name == name]
+    if elsewhere and level is None:
+        return _not_at_the_top(*elsewhere[0], span)
     if elsewhere and level is not None:
         block, symbol = elsewhere[0]
         if _solved_beside(scope, level, block) and symbol.kind == "variable":
@@ -39,23 +41,19 @@ def corrected(scope: Scope, span: Span, text: str) -> str:
 
 def _term(scope: Scope, span: Span) -> nodes.Node | None:
     """The largest expression around a place that is not itself a sum."""
-    for node in _around(scope.recipe, span):
-        if isinstance(node, nodes.Expr | nodes.Range) and not _is_sum(node):
-            return node
-    return None
+    found = (n for n in _around(scope.recipe, span) if isinstance(n, nodes.Expr | nodes.Range))
+    return next((node for node in found if not _is_sum(node)), None)
 
 
 def _is_sum(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Binary) and node.operator in ("+", "-")
 
 
-def _around(node: nodes.Node, span: Span) -> Iterator[nodes.Node]:
-    """The nodes that contain a place, outermost first."""
-    yield node
-    for child in children(node):
-        if child.span.source == span.source and child.span.start <= span.start and span.end <= child.span.end:
-            yield from _around(child, span)
-            return
+def _around(recipe: nodes.Recipe, span: Span) -> Iterator[nodes.Node]:
+    """The nodes that contain a place, outermost first; a flattened recipe has statements of several files."""
+    for node in walk(recipe):
+        if node.span.source == span.source and node.span.start <= span.start and span.end <= node.span.end:
+            yield node
 
 
 def _replaced(whole: Span, part: Span, text: str) -> str:
@@ -79,14 +77,14 @@ def _unknown(scope: Scope, level: str | None, name: str, span: Span, local: froz
         span,
         label,
         fix=fix or "declare it: a variable `:`, a draw `~`, a `let`, a `param` or a `use`",
-        note=f"in sight here: {_listed(scope, level, seen)}",
+        note=f"in sight here: {_listed(scope, level, seen, local)}",
         edit=None if guess is None else Edit(span, guess),
     )
 
 
-def _listed(scope: Scope, level: str | None, seen: dict[str, Symbol]) -> str:
+def _listed(scope: Scope, level: str | None, seen: dict[str, Symbol], local: frozenset[str]) -> str:
     """Names in sight, innermost level first."""
-    groups: list[str] = []
+    groups: list[str] = [f"{_and(sorted(local))} (here)"] if local else []
     owners = [b.name for b in scope.blocks[level].ancestors()] if level else [None]
     inner = [b.name for b in scope.blocks[level].inner] if level else []
     for owner in dict.fromkeys((*inner, *owners, *(s.level for s in seen.values()))):
@@ -120,6 +118,18 @@ def _out_of_sight(scope: Scope, level: str, block: Block, symbol: Symbol, span: 
         (_declaration(block, symbol),),
         why=f"{why}: {chain}",
         fix=_into_sight(scope, level, block, symbol, span),
+    )
+
+
+def _not_at_the_top(block: Block, symbol: Symbol, span: Span) -> Diagnostic:
+    return Diagnostic(
+        "B202",
+        f"`{symbol.name}` is out of sight outside of level `{block.name}`",
+        span,
+        "used here, outside of all levels",
+        (_declaration(block, symbol),),
+        why="what stands above the levels sees parts, params and lets only",
+        fix=f"make it an argument of the let, or move the line into level `{block.name}`",
     )
 
 

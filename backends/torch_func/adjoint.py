@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, Loop, Return, Statement
-from bilevel.backends.torch_func.forward import checkpoint_count, keys, targets
+from bilevel.backends.torch_func.forward import checkpoint_count
+from bilevel.backends.torch_func.implicit import pullback_body
 from bilevel.backends.torch_func.levels import (
     Coder,
     count_text,
     domain_call,
     is_warm,
+    keys,
     own,
     pack,
     step_body,
     steps_text,
+    targets,
 )
-from bilevel.modes import Tangents, Unroll
+from bilevel.kinds import kind
+from bilevel.modes import Adjoint, Implicit, Substitute, Tangents, Unroll
 from bilevel.plan import Step
 
 
@@ -30,15 +34,22 @@ def pullback_function(coder: Coder, step: Step) -> Function:
     adjoint = coder.plan.choices[level.name].adjoint
     names = targets(coder, level)
     body: list[Statement] = [*_initial(coder, level)]
+    cotangent = _packed_cotangent(own(coder, level))
+    residual = ""
     match adjoint:
+        case Implicit():
+            body += pullback_body(coder, level, adjoint, cotangent)
+            residual = ", residual"
+            body.append(Return(f"{', '.join(f'd_{t}' for t in names)}{residual}"))
+        case Substitute():
+            body += _substituted(coder, level, names, cotangent)
         case Tangents():
             wanted = f"({', '.join(names)},)"
-            cotangent = _packed_cotangent(own(coder, level))
             body.append(Return(f"contract(states[-1][2][0], {cotangent}, {wanted}){'[0]' * (len(names) == 1)}"))
         case Unroll():
             body += _unrolled(coder, level, adjoint, names)
             body.append(Return(", ".join(f"d_{t}" for t in names)))
-    title = _title(adjoint) if isinstance(adjoint, Unroll) else "products with the tangents of the solution"
+    title = _title(adjoint)
     doc = f"Cotangents of {', '.join(names)} from those of what {level.name} solves for; {title}."
     return coder.function(f"{level.name}_pullback", _parameters(coder, level, names), doc, body, step.span)
 
@@ -113,13 +124,31 @@ def _start_only(coder: Coder, level: ir.Level) -> list[str]:
     return [n for n in names if n in coder.known[f"{level.name}_start"]]
 
 
-def _title(adjoint: Unroll) -> str:
+def _title(adjoint: Adjoint | None) -> str:
     words = {
         "mixed": "forward over reverse: both products from one jvp of the gradient",
         "reverse": "reverse over reverse",
         "none": "the gradient inside a step is held constant (order 1)",
     }
-    return words[adjoint.product]
+    match adjoint:
+        case Unroll(product=product):
+            return words[product]
+        case Implicit(method=method):
+            return f"implicit differentiation, linear system by {method}"
+        case Substitute():
+            return "the closed form itself is differentiated"
+    return "products with the tangents of the solution"
+
+
+def _substituted(coder: Coder, level: ir.Level, names: list[str], cotangent: str) -> list[Statement]:
+    """A vjp of the closed form."""
+    call = coder.call(f"{level.name}_forward", keep="False")
+    inner = ", ".join(names)
+    return [
+        Assign("_, pull", f"vjp(lambda {inner}: {call}[-1][0], {inner})"),
+        Assign(f"({', '.join(f'd_{t}' for t in names)},)", f"pull({cotangent})"),
+        Return(", ".join(f"d_{t}" for t in names)),
+    ]
 
 
 def _parameters(coder: Coder, level: ir.Level, targets: list[str]) -> list[str]:
@@ -167,6 +196,8 @@ def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll, state: str) -> lis
     names = own(coder, level)
     x, cotangent = pack(names), _packed_cotangent(names)
     lines: list[Statement] = [Assign(f"{x}, solver", f"{state}[:2]"), *step_body(coder, level)]
+    if kind(level) == "next":
+        return [*lines, *_pull_next(coder, level, x, cotangent)]
     if adjoint.gradient == "unused":
         lines.append(Comment("the update is linear in the gradient: its vjp does not depend on the value"))
     lines.append(Assign("gradient", _gradient_value(coder, level, adjoint, x, state)))
@@ -189,6 +220,21 @@ def _gradient_value(coder: Coder, level: ir.Level, adjoint: Unroll, x: str, stat
     return f"zeros({x})"
 
 
+def _pull_next(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
+    """A step that is an expression, pulled back as a whole."""
+    name = x if len(level.variables) == 1 else "variables"
+    through = [t for t in targets(coder, level) if t in coder.known[f"{level.name}_update"]]
+    call = coder.call(f"{level.name}_update", count="step", key="keys[step]")
+    inner = ", ".join([name, *through])
+    left = ", ".join([cotangent, *(f"more_{t}" for t in through)])
+    lines: list[Statement] = [
+        Assign("_, pull", f"vjp(lambda {inner}: {call}, {', '.join([x, *through])})"),
+        Assign(f"({left},)", f"pull({cotangent})"),
+        *_accumulate(through),
+    ]
+    return [*lines, *(_inject(coder, level, cotangent) if coder.plan.facts[level.name].iterates else [])]
+
+
 def _pull_update(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
     """The update, pulled back to the state, the gradient, and what the solver's arguments read."""
     through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("solver")]
@@ -197,7 +243,7 @@ def _pull_update(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[
     call = coder.call(f"{level.name}_update", count=count)
     names = ", ".join([inner, "solver", "gradient", *through])
     values = ", ".join([x, "solver", "gradient", *through])
-    left = ", ".join([cotangent, "d_solver", "d_gradient", *(f"more_{t}" for t in through)])
+    left = ", ".join([cotangent, "d_solver", "d_grad", *(f"more_{t}" for t in through)])
     lines: list[Statement] = [
         Assign("_, pull", f"vjp(lambda {names}: {call}, {values})"),
         Assign(left, f"pull(({cotangent}, d_solver))"),
@@ -220,7 +266,7 @@ def _mixed(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statem
     call = coder.call(objective).removeprefix(objective)
     names = own(coder, level)
     arguments = ", ".join(names)
-    tangent = "(d_gradient,)" if len(names) == 1 else "d_gradient"
+    tangent = "(d_grad,)" if len(names) == 1 else "d_grad"
     curvature = [f"curvature_{n}" if len(names) > 1 else "curvature" for n in names]
     left = ", ".join([*curvature, *(f"more_{t}" for t in wanted[len(names) :])])
     gradients = f"grad({objective}, argnums={argnums}){call}"
@@ -246,7 +292,7 @@ def _reverse(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Stat
     back = pack([f"more_{n}" for n in own(coder, level)])
     lines: list[Statement] = [
         Assign("_, pull", f"vjp(lambda {', '.join(names)}: {call}, {', '.join(names)})"),
-        Assign(f"({', '.join(left)},)", "pull(d_gradient)"),
+        Assign(f"({', '.join(left)},)", "pull(d_grad)"),
         Assign(cotangent, f"add({cotangent}, {back})"),
     ]
     return lines + _accumulate(through)

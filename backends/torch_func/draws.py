@@ -51,11 +51,12 @@ def _count(writer: Writer, source: ir.Sample) -> str:
     return "1" if source.count is None else write(writer, source.count)
 
 
-def epoch_draw(writer: Writer, draw: ir.Draw, level_key: str) -> str:
-    """The batch of one step when the level counts epochs."""
+def epoch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Draw) -> str:
+    """The batch of one step when the level counts epochs; every copy shuffles for itself."""
     assert isinstance(draw.source, ir.Sample)
     source, count = write(writer, draw.source.source), _count(writer, draw.source)
-    return f'draw_epoch({source}, {count}, {level_key}, step, "{draw.name}")'
+    key = copy_key(writer, program, "level_key", level.copies)
+    return f'draw_epoch({source}, {count}, {key}, step, "{draw.name}")'
 
 
 def sample(writer: Writer, source: ir.Expr, counts: list[str], key: str, depth: int) -> str:
@@ -91,10 +92,10 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
     if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
         keys = copy_key(writer, program, key, level.copies)
         assert isinstance(variable.type, Tree)
-        return f"{variable.type.net}.initial({keys}{part(variable.type)})"
+        return f"{writer.name(variable.type.net)}.initial({keys}{part(variable.type)})"
     if isinstance(expr, ir.Builtin) and expr.function in ("normal", "uniform"):
         keys = copy_key(writer, program, key, level.copies)
-        like, shape = template(variable.type)
+        like, shape = template(writer, variable.type)
         return distribution(writer, expr, keys, like, variable.type, shape)
     text = _shaped(writer, variable, expr)
     reads = free_reads(expr) | {axis: index_axes(program, axis) for axis in level.copies}
@@ -109,10 +110,10 @@ def part(type_: Tree) -> str:
     return f", without={type_.part.except_!r}" if type_.part.except_ is not None else ""
 
 
-def template(type_: Type) -> tuple[str, tuple[str, ...]]:
+def template(writer: Writer, type_: Type) -> tuple[str, tuple[str, ...]]:
     """What a random start is shaped like: a tree, or an array with this shape."""
     if isinstance(type_, Tree):
-        return f"{type_.net}.select({part(type_).removeprefix(', ')})", ()
+        return f"{writer.name(type_.net)}.select({part(type_).removeprefix(', ')})", ()
     assert isinstance(type_, Array)
     return "", tuple(str(s) for s in type_.shape)
 
@@ -123,7 +124,7 @@ def _shaped(writer: Writer, variable: ir.Variable, expr: ir.Expr) -> str:
     if not is_number(expr.type):
         return text
     if isinstance(variable.type, Tree):
-        like, _ = template(variable.type)
+        like, _ = template(writer, variable.type)
         return f"filled({like}, {text})" if isinstance(expr, ir.Constant) else f"add(zeros({like}), {text})"
     assert isinstance(variable.type, Array)
     shape = "".join(f"{s}, " for s in variable.type.shape)

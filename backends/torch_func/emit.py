@@ -26,8 +26,8 @@ from torch.func import functional_call, grad, grad_and_value, jvp, vjp, vmap
 """
 STATE = Class(
     "State",
-    (("step", "int"), ("x", "Any"), ("solver", "Any"), ("ends", "Any")),
-    "Everything that a level carries from step to step: variables in free coordinates, solver state, warm starts.",
+    (("step", "int"), ("x", "Any"), ("solver", "Any"), ("ends", "Any"), ("notes", "Any")),
+    "All that a level carries on: variables in free coordinates, solver state, warm starts, residuals of the step.",
 )
 PHASE = Class(
     "Phase",
@@ -65,9 +65,10 @@ def emit(plan: Plan, version: str) -> str:
 def _writer(plan: Plan) -> Writer:
     program = plan.program
     constants = frozenset({u.name for u in program.uses} | {p.name for p in program.params})
-    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance")
+    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach")
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
+    taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}
     return Writer(constants, frozenset(taken | set(inline.definitions()) | set(plan.settings.values())), plan.settings)
 
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func import implicit
 from bilevel.backends.torch_func.levels import (
     Coder,
+    begin,
     count_text,
     drawn,
-    is_warm,
+    keys,
     level_parameters,
     own,
     pack,
     per,
-    solver_state,
     step_body,
     steps_text,
+    targets,
 )
+from bilevel.kinds import kind
 from bilevel.modes import Tangents, Unroll
 from bilevel.plan import Step
 
@@ -28,6 +31,11 @@ from bilevel.plan import Step
 def forward_functions(coder: Coder, step: Step) -> list[Function]:
     """The functions that solve a level, `LEVEL_forward` last."""
     level = coder.program.level(step.level)
+    match kind(level):
+        case "closed form":
+            return [_closed_form(coder, level, step)]
+        case "until" | "fixed point":
+            return implicit.until_functions(coder, level, step)
     match coder.plan.choices[level.name].adjoint:
         case Unroll(store="residuals"):
             return [move_function(coder, level), _with_residuals(coder, level, step)]
@@ -47,33 +55,10 @@ def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], 
     return coder.function(f"{level.name}_forward", parameters, doc, body, step.span)
 
 
-def targets(coder: Coder, level: ir.Level) -> list[str]:
-    """The names whose cotangents are wanted of a level."""
-    return [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
-
-
-def uses_keys(coder: Coder, level: ir.Level) -> bool:
-    """Whether the steps of a level need keys of their own."""
-    return bool(level.draws or level.indices) or "key" in coder.known[f"{level.name}_gradient"]
-
-
-def keys(coder: Coder, level: ir.Level, count: str) -> list[Statement]:
-    """One key for each step, where they are needed."""
-    return [Assign("keys", f"fold(key, numbers({count}, key))")] if uses_keys(coder, level) else []
-
-
-def _begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
-    """The start, or for a warm level the end of the solve before."""
-    start = coder.call(f"{level.name}_start")
-    cold: list[Statement] = [Assign(x, start), Assign("solver", solver_state(coder, level, x))]
-    if not is_warm(level):
-        return cold
-    begin = f"{level.name}_begin"
-    return [If(f"{begin} is None", tuple(cold)), If(f"{begin} is not None", (Assign(f"{x}, solver, _", begin),))]
-
-
 def _move(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
-    """The gradient and the update of one step."""
+    """The gradient and the update of one step, or for `next` the update alone."""
+    if kind(level) == "next":
+        return [Assign(x, coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]"))]
     gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
     update = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
     return [Assign("gradient", gradient), Assign(f"{x}, solver", update)]
@@ -82,16 +67,16 @@ def _move(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
 def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None) -> Function:
     """All states, or those of the last `window` steps."""
     x = pack(own(coder, level))
-    gradient, update = _move(coder, level, x)
-    loop: list[Statement] = [*step_body(coder, level), gradient]
-    if adjoint is not None and adjoint.gradient == "kept":
+    *gradient, update = _move(coder, level, x)
+    loop: list[Statement] = [*step_body(coder, level), *gradient]
+    if adjoint is not None and adjoint.gradient == "kept" and gradient:
         loop.append(Assign("states[-1]", "(*states[-1][:2], gradient)"))
     loop += [update, Assign("", f"states.append(({x}, solver))")]
     window = adjoint.window if adjoint is not None else None
     dropped = "not keep" if window is None else f"len(states) > ({window + 1} if keep else 1)"
     loop.append(If(dropped, (Assign("", "del states[0]"),)))
     steps = steps_text(coder, level)
-    body = [*_begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
     body += [Loop("step", f"range({steps})", tuple(loop)), Return("states")]
     return _function(coder, level, step, body, "all" if window is None else f"those of the last {window} steps")
 
@@ -101,9 +86,11 @@ def move_function(coder: Coder, level: ir.Level) -> Function:
     x = own(coder, level)
     name = x[0] if len(x) == 1 else "variables"
     unpack: list[Statement] = [Assign(", ".join(x), name)] if len(x) > 1 else []
-    gradient = coder.call(f"{level.name}_gradient")
     update = coder.call(f"{level.name}_update", variables=pack(x))
-    body: list[Statement] = [*unpack, Assign("gradient", gradient), Return(update)]
+    if kind(level) == "next":
+        body: list[Statement] = [*unpack, Return(f"{update}, ()")]
+    else:
+        body = [*unpack, Assign("gradient", coder.call(f"{level.name}_gradient")), Return(update)]
     needed = coder.needs(f"{level.name}_gradient", f"{level.name}_update", without=[*x, "variables", "solver", "gradient"])
     doc = f"One whole step of {level.name}."
     return coder.function(f"{level.name}_move", [name, "solver", *needed], doc, body, None, 2)
@@ -129,10 +116,27 @@ def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
     )
     plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, solver)]"))
     steps = steps_text(coder, level)
-    body = [*_begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
     loop = (*step_body(coder, level), If("keep", kept), If("not keep", plain))
     body += [Loop("step", f"range({steps})", loop), Return("states")]
     return _function(coder, level, step, body, "all, each with the vjp of the step before it")
+
+
+def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
+    """The stationary point of a quadratic objective, from one linear system for each copy."""
+    names = own(coder, level)
+    x = pack(names)
+    name = x if len(names) == 1 else "variables"
+    unpack = "" if len(names) == 1 else f"(lambda {', '.join(names)}: "
+    gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
+    function = f"lambda {name}: {unpack}{gradient}{f')(*{name})' if unpack else ''}"
+    start = coder.call(f"{level.name}_start")
+    solved = f'stationary_point({function}, {start}, {len(level.copies)}, "{level.name}")'
+    body: list[Statement] = [Assign("step", "0"), *keys(coder, level, "1"), *step_body(coder, level)]
+    body += [Assign(x, solved), Return(f"[({x}, ())]")]
+    parameters = level_parameters(coder, level, ["start", "draw", "gradient"])
+    doc = f"The stationary point of the objective of {level.name}{per(level)}, in closed form."
+    return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span, 0)
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------
@@ -171,7 +175,7 @@ def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll
         Assign("", f"kept.append(({x}, solver))"),
         Assign(f"{x}, solver", f"{advance}[-1]"),
     )
-    body: list[Statement] = [*_begin(coder, level, x), Assign("kept", "[]")]
+    body: list[Statement] = [*begin(coder, level, x), Assign("kept", "[]")]
     body += [Loop("first, last", checkpoint_runs(adjoint, steps), loop)]
     body.append(Return(f"[*kept, ({x}, solver)] if keep else [({x}, solver)]"))
     return _function(coder, level, step, body, "those at the checkpoints and the last")
@@ -191,11 +195,11 @@ def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
     carried: tuple[Statement, ...] = (
         Assign("tangents", f"push({function}, ({x}, solver), tangents, {wanted}, directions)"),
     )
-    begin: tuple[Statement, ...] = (
+    first: tuple[Statement, ...] = (
         Assign("directions", f"basis({wanted})"),
         Assign("tangents", f"push_start(lambda {', '.join(names)}: {start}, {wanted}, directions, solver)"),
     )
-    body: list[Statement] = [*_begin(coder, level, x), Assign("tangents", "()"), If("keep", begin)]
+    body: list[Statement] = [*begin(coder, level, x), Assign("tangents", "()"), If("keep", first)]
     body += keys(coder, level, steps)
     loop = (*step_body(coder, level), If("keep", carried), *_move(coder, level, x))
     body += [Loop("step", f"range({steps})", loop), Return(f"[({x}, solver, tangents)]")]

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement, words
 from bilevel.backends.torch_func import draws
-from bilevel.backends.torch_func.expressions import Writer, free_reads, mapped, parameters_of, write
+from bilevel.backends.torch_func.expressions import Axes, Writer, free_reads, mapped, parameters_of, write
 from bilevel.errors import Span
+from bilevel.kinds import kind
+from bilevel.modes import Implicit
 from bilevel.plan import Plan, Step
 
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
@@ -82,7 +84,12 @@ def used_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
 
 def active_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
     """The levels inside that are differentiated."""
-    return [i for i in used_levels(coder, level) if coder.plan.choices[i.name].adjoint is not None]
+    return [i for i in used_levels(coder, level) if is_pulled(coder, i)]
+
+
+def is_pulled(coder: Coder, inner: ir.Level) -> bool:
+    """Whether a level has a pullback: inside `next` it is differentiated together with the step around it."""
+    return f"{inner.name}.pullback" in coder.plan.graph
 
 
 def counter(coder: Coder, level: ir.Level) -> str | None:
@@ -161,7 +168,7 @@ def draw_function(coder: Coder, step: Step) -> Function:
 
 def _draw_text(coder: Coder, level: ir.Level, draw: ir.Draw) -> str:
     if _epochs(level) and draws.finite_source(draw) is not None:
-        return draws.epoch_draw(coder.writer, draw, "level_key")
+        return draws.epoch_draw(coder.writer, coder.program, level, draw)
     return draws.batch_draw(coder.writer, coder.program, level, draw)
 
 
@@ -227,7 +234,8 @@ def gradient_function(coder: Coder, step: Step) -> Function:
 def _plain_gradient(coder: Coder, level: ir.Level, name: str, step: Step) -> Function:
     objective = f"{level.name}_objective"
     operator = "grad_and_value" if level.parent is None else "grad"
-    body = [Return(coder.call(objective).replace(objective, f"{operator}({objective})", 1))]
+    call = coder.call(objective).replace(objective, f"{operator}({objective})", 1)
+    body = [Return(f"(*{call}, {{}}, {{}})" if level.parent is None else call)]
     doc = f"Gradient of the objective of {level.name}{' and its value' * (level.parent is None)}."
     return coder.function(name, list(coder.known[objective]), doc, list(body), step.span)
 
@@ -260,7 +268,7 @@ def _values_with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
 def _solve(coder: Coder, inner: ir.Level) -> list[Statement]:
     """Run a level inside, and give its solution (and iterates) the names the recipe has for them."""
     states = f"{inner.name}_states"
-    differentiated = coder.plan.choices[inner.name].adjoint is not None or coder.plan.facts[inner.name].iterates
+    differentiated = is_pulled(coder, inner) or coder.plan.facts[inner.name].iterates
     call = coder.call(f"{inner.name}_forward", key=f'fold(key, "{inner.name}")', keep=str(differentiated))
     lines: list[Statement] = [Assign(states, call)]
     lines += to_values(coder, inner, f"{states}[-1][0]")
@@ -337,7 +345,8 @@ def _pull(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
     targets = [coder.writer.name(t) for t in coder.plan.facts[inner.name].targets]
     more = [f"more_{t}" if f"d_{t}" in have else f"d_{t}" for t in targets]
     call = coder.call(f"{inner.name}_pullback", key=f'fold(key, "{inner.name}")', states=f"{inner.name}_states")
-    lines: list[Statement] = [Assign(", ".join(more), call)]
+    implicit = isinstance(coder.plan.choices[inner.name].adjoint, Implicit)
+    lines: list[Statement] = [Assign(", ".join([*more, *([f"{inner.name}_residual"] * implicit)]), call)]
     for target, extra in zip(targets, more, strict=True):
         if extra != f"d_{target}":
             lines += _added_cotangent(coder, inner, target, extra)
@@ -370,8 +379,19 @@ def _returned(coder: Coder, level: ir.Level) -> str:
     if level.parent is not None:
         return gradient
     warm = [i for i in used_levels(coder, level) if is_warm(i)]
-    ends = f", {{{', '.join(f'{i.name!r}: {_end(coder, i)}' for i in warm)}}}" if warm else ""
-    return f"{gradient}, value{ends}"
+    ends = f"{{{', '.join(f'{i.name!r}: {_end(coder, i)}' for i in warm)}}}"
+    return f"{gradient}, value, {ends}, {{{', '.join(_notes(coder, level))}}}"
+
+
+def _notes(coder: Coder, level: ir.Level) -> list[str]:
+    """Residuals of levels inside, the worst over their copies: they decide the class of the hypergradient."""
+    found: list[str] = []
+    for inner in used_levels(coder, level):
+        if kind(inner) in ("until", "fixed point"):
+            found.append(f'"{inner.name}.stationarity": {inner.name}_states[-1][2].amax()')
+        if isinstance(coder.plan.choices[inner.name].adjoint, Implicit):
+            found.append(f'"{inner.name}.residual": {inner.name}_residual.amax()')
+    return found
 
 
 def _end(coder: Coder, inner: ir.Level) -> str:
@@ -385,6 +405,8 @@ def _end(coder: Coder, inner: ir.Level) -> str:
 def update_function(coder: Coder, step: Step) -> Function:
     """One step of the solver along a gradient."""
     level = coder.program.level(step.level)
+    if kind(level) in ("next", "fixed point"):
+        return _next_function(coder, level, step)
     names = own(coder, level)
     parameters = [names[0] if len(names) == 1 else "variables", "solver", "gradient", "count"]
     solvers = level.phases[0].solvers
@@ -398,6 +420,30 @@ def update_function(coder: Coder, step: Step) -> Function:
     spelled = ", ".join(s.span.text for s in solvers)
     doc = f"One step of {spelled}: the next {' and '.join(level.names)} and the solver's state."
     return coder.function(f"{level.name}_update", [*parameters, *more], doc, body, step.span)
+
+
+def _next_function(coder: Coder, level: ir.Level, step: Step) -> Function:
+    """One step of `next(e)`: levels inside are solved, then the expressions, all from the old values."""
+    names = own(coder, level)
+    x = names[0] if len(names) == 1 else "variables"
+    given = level.phases[0].solvers[0].arguments
+    ordered = [given[v.name if v.name in given else "value"] for v in level.variables]
+    body: list[Statement] = [*([Assign(", ".join(names), x)] if len(names) > 1 else []), *to_values(coder, level, pack(names))]
+    for inner in used_levels(coder, level):
+        body += _solve(coder, inner)
+    texts = []
+    for variable, expr in zip(level.variables, ordered, strict=True):
+        reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.copies}
+        text = mapped(coder.writer, write(coder.writer, expr), level.copies, reads)
+        texts.append(domain_call(variable, text, "_free") if variable.domain else text)
+    body.append(Return(pack(texts)))
+    inside = used_levels(coder, level)
+    local = [*names, *solutions(coder, level), *_inner_names(coder, level), *(f"{i.name}_states" for i in inside)]
+    indices = [coder.writer.name(a) for a in level.copies]
+    more = [*parameters_of(coder.writer, *ordered), *indices, *coder.needs(*(f"{i.name}_forward" for i in inside))]
+    needed = [p for p in dict.fromkeys(more) if p not in (*local, "keep", "key")]
+    doc = f"The next {' and '.join(level.names)}."
+    return coder.function(f"{level.name}_update", [x, *needed, "key"], doc, body, step.span, 1)
 
 
 def _several_solvers(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
@@ -420,12 +466,21 @@ def _solver_call(coder: Coder, level: ir.Level, solver: ir.Solver, x: str, state
     if level.parent is None:
         return _optimizer_call(solver, arguments, x, state, gradient)
     named = "".join(f", {n}={t}" for n, t in arguments.items())
-    text = f"{solver.name}({x}, {state}, {gradient}, count{named})"
     reads = {n: a for e in solver.arguments.values() for n, a in free_reads(e).items()}
     if level.copies and ("clip" in arguments or any(reads.values())):
         # One rate for each copy, or a norm over one copy: neither lines up with leading axes by itself.
-        lifted = reads | {n: level.copies for n in (x, state, gradient)}
-        return mapped(coder.writer, text, level.copies, lifted)
+        text = f"{solver.name}(variables, solver, gradient, count{named})"
+        return _over_copies(coder, level, text, reads, (x, state, gradient))
+    return f"{solver.name}({x}, {state}, {gradient}, count{named})"
+
+
+def _over_copies(coder: Coder, level: ir.Level, text: str, reads: Axes, given: tuple[str, str, str]) -> str:
+    """A call that moves `variables` along `gradient` for one copy, over all copies of the level."""
+    for axis in reversed(level.copies):
+        read = sorted(coder.writer.name(n) for n, axes in reads.items() if axis in axes)
+        names = [*read, "variables", "solver", "gradient"]
+        values = names if axis != level.copies[0] else [*read, *given]
+        text = f"vmap(lambda {', '.join(names)}: {text})({', '.join(values)})"
     return text
 
 
@@ -438,7 +493,7 @@ def _optimizer_call(solver: ir.Solver, arguments: dict[str, str], x: str, state:
         options["eps"] = arguments["epsilon"]
     inner = ", ".join(f'"{n}": {t}' for n, t in options.items())
     clip = f", clip={arguments['clip']}" if "clip" in arguments else ""
-    return f"optimizer_step(torch.optim.{OPTIMIZERS[solver.name]}, {{{inner}}}, {x}, {state}, {gradient}{clip})"
+    return f"torch_optimize(torch.optim.{OPTIMIZERS[solver.name]}, {{{inner}}}, {x}, {state}, {gradient}{clip})"
 
 
 def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
@@ -450,10 +505,17 @@ def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
     texts = []
     for solver in solvers:
         mine = x if len(solvers) == 1 else f"({', '.join(f'{x}[{places[n]}]' for n in solver.variables)},)"
-        momentum = solver.arguments.get("momentum")
-        extra = f", {write(coder.writer, momentum)}" if momentum is not None and solver.name == "sgd" else ""
-        texts.append(f"{solver.name}_state({mine}{extra})")
+        texts.append(f"{solver.name}_state({mine}{_momentum(coder, solver)})")
     return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
+
+
+def _momentum(coder: Coder, solver: ir.Solver) -> str:
+    """The argument that says whether sgd has a velocity; momentum that a step computes is not known before it."""
+    momentum = solver.arguments.get("momentum")
+    if momentum is None or solver.name != "sgd":
+        return ""
+    known = isinstance(momentum, ir.Constant) or momentum.reads <= coder.writer.constants
+    return f", {write(coder.writer, momentum)}" if known else ", 1.0"
 
 
 # ---- steps of a level ----------------------------------------------------------------------------------------
@@ -463,15 +525,33 @@ def steps_text(coder: Coder, level: ir.Level) -> str:
     """How many steps a level takes, as text."""
     duration = level.phases[0].duration
     assert isinstance(duration, ir.Steps)
-    count = write(coder.writer, duration.count)
-    if duration.first is not None:
-        return f"{count} - {write(coder.writer, duration.first)} + 1"
-    if duration.unit == "epochs":
-        draw = next(d for d in level.draws if draws.finite_source(d) is not None)
-        source = draws.finite_source(draw)
-        assert source is not None and isinstance(draw.source, ir.Sample) and draw.source.count is not None
-        return f"{count} * (length({write(coder.writer, source)}) // {write(coder.writer, draw.source.count)})"
-    return count
+    count = _counted(coder, duration)
+    if duration.unit != "epochs":
+        return count
+    return f"{count if count.isalnum() else f'({count})'} * ({_batches(coder, level)})"
+
+
+def _counted(coder: Coder, duration: ir.Steps) -> str:
+    """The number of steps or epochs."""
+    if duration.first is None:
+        return write(coder.writer, duration.count)
+    replaced = _replaced_count(coder, duration)
+    return replaced or f"{write(coder.writer, duration.count)} - {write(coder.writer, duration.first)} + 1"
+
+
+def _replaced_count(coder: Coder, duration: ir.Steps) -> str | None:
+    """The name of the number of steps where a report replaces that of `for k in a..b`."""
+    if duration.first is None:
+        return None
+    return coder.plan.settings.get((duration.first.span.start, duration.count.span.end))
+
+
+def _batches(coder: Coder, level: ir.Level) -> str:
+    """Steps in an epoch."""
+    draw = next(d for d in level.draws if draws.finite_source(d) is not None)
+    source = draws.finite_source(draw)
+    assert source is not None and isinstance(draw.source, ir.Sample) and draw.source.count is not None
+    return f"length({write(coder.writer, source)}) // {write(coder.writer, draw.source.count)}"
 
 
 def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -480,7 +560,8 @@ def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
     name = counter(coder, level)
     duration = level.phases[0].duration
     if name is not None and isinstance(duration, ir.Steps) and duration.first is not None:
-        lines.append(Assign(name, f"{write(coder.writer, duration.first)} + step"))
+        passed = f"step // ({_batches(coder, level)})" if duration.unit == "epochs" else "step"
+        lines.append(Assign(name, f"{write(coder.writer, duration.first)} + {passed}"))
     if level.draws or level.indices:
         call = coder.call(f"{level.name}_draw", key="keys[step]", level_key="key")
         lines.append(Assign(", ".join(drawn(coder, level)), call))
@@ -498,7 +579,7 @@ def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> li
     local += [counter(coder, level) or ""]
     functions = [f"{level.name}_{o}" for o in operations]
     found = coder.needs(*functions, without=local)
-    settings = [p for p in _step_settings(coder, level) if p not in found]
+    settings = [p for p in _step_settings(coder, level) if p not in found and p not in local]
     warm = [f"{level.name}_begin"] if is_warm(level) else []
     keyed = ["key"] if "key" not in found else []
     return [*(p for p in found if p != "key"), *settings, *warm, *keyed, *(p for p in found if p == "key")]
@@ -507,7 +588,38 @@ def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> li
 def _step_settings(coder: Coder, level: ir.Level) -> list[str]:
     """Names in the number of steps that are no constants of the module."""
     duration = level.phases[0].duration
-    assert isinstance(duration, ir.Steps)
+    if isinstance(duration, ir.Until):
+        return parameters_of(coder.writer, duration.cap, *duration.arguments.values())
+    if duration is None:
+        return []
     exprs = [duration.count] + ([duration.first] if duration.first is not None else [])
     momentum = [a for s in level.phases[0].solvers for n, a in s.arguments.items() if n == "momentum"]
-    return parameters_of(coder.writer, *exprs, *momentum)
+    replaced = _replaced_count(coder, duration)
+    return [*parameters_of(coder.writer, *exprs, *momentum), *([replaced] if replaced else [])]
+
+
+def targets(coder: Coder, level: ir.Level) -> list[str]:
+    """The names whose cotangents are wanted of a level."""
+    return [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
+
+
+def uses_keys(coder: Coder, level: ir.Level) -> bool:
+    """Whether the steps of a level need keys of their own."""
+    inner = coder.known.get(f"{level.name}_{'update' if kind(level) == 'next' else 'gradient'}", ())
+    return bool(level.draws or level.indices) or "key" in inner
+
+
+def keys(coder: Coder, level: ir.Level, count: str) -> list[Statement]:
+    """One key for each step, where they are needed."""
+    return [Assign("keys", f"fold(key, numbers({count}, key))")] if uses_keys(coder, level) else []
+
+
+def begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The start, or for a warm level the end of the solve before."""
+    start = coder.call(f"{level.name}_start")
+    state = "()" if kind(level) == "next" else solver_state(coder, level, x)
+    cold: list[Statement] = [Assign(x, start), Assign("solver", state)]
+    if not is_warm(level):
+        return cold
+    begin = f"{level.name}_begin"
+    return [If(f"{begin} is None", tuple(cold)), If(f"{begin} is not None", (Assign(f"{x}, solver, _", begin),))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import keyword
+import re
 from collections.abc import Iterable
 
 OWN = frozenset(
@@ -13,13 +14,20 @@ OWN = frozenset(
 )
 """words the emitted code uses itself"""
 
+PREFIXES = ("d_", "more_", "curvature_", "moved_", "solver_")
+SUFFIXES = ("_at", "_free", "_states", "_back", "_begin", "_end")
+"""what the emitted code puts around the recipe's names to make its own"""
+
 
 def python_name(name: str, taken: Iterable[str] = ()) -> str:
     """A Python name for a recipe's name; two recipe names never get the same one.
 
     Names that collide get one `_` more than they end with, so `key` becomes `key_` and `key_` becomes `key__`.
+    Those that begin like names of the emitted code get `my_` in front, so `d_phi` becomes `my_d_phi`.
     """
     base = name.rstrip("_")
-    clash = keyword.iskeyword(base) or hasattr(builtins, base) or base in OWN or base in set(taken) or base.startswith("d_")
-    clash = clash or base.endswith(("_at", "_free", "_states", "_back", "_end"))
+    taken = set(taken)
+    clash = keyword.iskeyword(base) or hasattr(builtins, base) or base in OWN or base in taken or f"d_{base}" in taken
+    clash = clash or base.endswith(SUFFIXES)
+    name = f"my_{name}" if re.match(rf"(my_)*({'|'.join(PREFIXES)})", name) else name
     return f"{name}_" if clash or not base else name

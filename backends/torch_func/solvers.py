@@ -3,7 +3,7 @@
 `NAME(x, state, gradient, count, ...)` gives the next x and state; `count` is the number of steps taken before this
 one. Every argument may be a number, a tensor, or a tree shaped like x (one rate per weight). Copies in leading axes
 need nothing: all is elementwise, except `clip`, which limits the norm over the whole tree it is given.
-Outermost levels are moved by torch.optim itself (`optimizer_step`).
+Outermost levels are moved by torch.optim itself (`torch_optimize`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def sgd(
 ) -> tuple[Tree, Tree]:
     """x - lr v with v = momentum v + gradient, as torch.optim.SGD (the first velocity is the gradient)."""
     gradient = clipped(gradient, clip)
-    if isinstance(momentum, Tensor) or momentum:
+    if leaves(state):
         state = gradient = add(multiply(momentum, state), gradient)
     return tree_map(lambda a, d, r: a - r * d, x, gradient, lr), state
 
@@ -112,7 +112,7 @@ def clipped(gradient: Tree, limit: Tree) -> Tree:
     return multiply(torch.clamp(limit / norm, max=1.0), gradient)
 
 
-def optimizer_step(
+def torch_optimize(
     kind: type[torch.optim.Optimizer], options: dict[str, object], x: Tree, state: Tree, gradient: Tree, clip: float = 0.0
 ) -> tuple[Tree, Tree]:
     """One step of a torch.optim optimiser as a pure function: x and state are copied, not changed.

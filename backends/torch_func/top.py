@@ -8,6 +8,7 @@ from bilevel.backends.torch_func import draws
 from bilevel.backends.torch_func.expressions import free_reads, mapped, write
 from bilevel.backends.torch_func.levels import (
     Coder,
+    counter,
     domain_call,
     drawn,
     is_warm,
@@ -18,6 +19,7 @@ from bilevel.backends.torch_func.levels import (
     steps_text,
     used_levels,
 )
+from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.facts import expressions
 from bilevel.plan import Plan, Step
@@ -31,10 +33,11 @@ def begin_function(coder: Coder, level: ir.Level) -> Function:
     body: list[Statement] = [
         Assign("key", f'fold(key, "{level.name}")'),
         Assign(x, coder.call(f"{level.name}_start")),
-        Return(f"State(0, {x}, {solver_state(coder, level, x)}{ends})"),
+        Return(f"State(0, {x}, {solver_state(coder, level, x)}{ends}, {{}})"),
     ]
-    parameters = [p for p in coder.known[f"{level.name}_start"] if p != "key"]
-    return coder.function(f"{level.name}_begin", ["key", *parameters], f"The state of {level.name} before its first step.", body, None, 1)
+    parameters = ["key", *outside(coder, level)]
+    doc = f"The state of {level.name} before its first step."
+    return coder.function(f"{level.name}_begin", parameters, doc, body, None, len(parameters))
 
 
 def step_function(coder: Coder, step: Step) -> Function:
@@ -50,13 +53,11 @@ def step_function(coder: Coder, step: Step) -> Function:
     ]
     gradient = coder.call(f"{level.name}_gradient")
     x = pack(own(coder, level))
-    warm = any(is_warm(i) for i in used_levels(coder, level))
-    body.append(Assign(f"gradient, value{', ends' * warm}", gradient))
+    body.append(Assign("gradient, value, ends, notes", gradient))
     update = coder.call(f"{level.name}_update", variables=x, solver="state.solver", count="state.step")
     body.append(Assign(f"{x}, solver", update))
     value = "-value" if level.objective is not None and level.objective.sense == "maximize" else "value"
-    ends = "ends" if warm else "{}"
-    body.append(Return(f"State(state.step + 1, {x}, solver, {ends}), {value}"))
+    body.append(Return(f"State(state.step + 1, {x}, solver, ends, notes), {value}"))
     parameters = ["state", "key", *outside(coder, level)]
     doc = f"One step of {level.name}: the next state, and the objective before the step."
     return coder.function(f"{level.name}_step", parameters, doc, body, step.span, len(parameters))
@@ -91,9 +92,13 @@ def _settings(coder: Coder, level: ir.Level, changed: dict[str, str] | None = No
     known = {p.replace(".", "_"): s for p, s in all_settings(coder.program.recipe).items()}
     lines: list[Statement] = []
     for name in sorted(set(coder.plan.settings.values())):
-        value = (changed or {}).get(name, known[name].value.span.text.replace("_", ""))
+        value = (changed or {}).get(name) or _spelled(known[name].value)
         lines.append(Assign(name, value))
     return lines
+
+
+def _spelled(value: nodes.Expr) -> str:
+    return str(value.value) if isinstance(value, nodes.Number) else value.span.text
 
 
 def _own_values(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -110,7 +115,7 @@ def _draws(coder: Coder, level: ir.Level) -> list[Statement]:
     call = f"{level.name}_draw"
     if call in coder.known:
         lines[-1] = Assign(", ".join(drawn(coder, level)), coder.call(call, step="state.step"))
-    if lines and isinstance(lines[0], Assign) and lines[0].value.endswith("+ step"):
+    if lines and counter(coder, level) is not None and isinstance(lines[0], Assign):
         lines[0] = Assign(lines[0].target, lines[0].value.replace("+ step", "+ state.step"))
     return lines
 

@@ -1,8 +1,10 @@
 """Ways to differentiate a level, one a file; the tuple is the order in which a plan lists them."""
 
-from bilevel.modes.base import Adjoint, Class, Mode, Tangents, Unroll, Verdict
+from bilevel.modes.base import Adjoint, Class, Implicit, Mode, Substitute, Tangents, Unroll, Verdict
+from bilevel.modes.closed_form import ClosedForm
 from bilevel.modes.fmd import ForwardMode
 from bilevel.modes.forward import Forward
+from bilevel.modes.ift import ImplicitMode, Linear
 from bilevel.modes.rmd import Reverse
 
 MODES: tuple[Mode, ...] = (
@@ -12,6 +14,8 @@ MODES: tuple[Mode, ...] = (
     Reverse(checkpoint="binomial"),
     Reverse(store="residuals"),
     ForwardMode(),
+    ImplicitMode(),
+    ClosedForm(),
     Reverse(order=1),
 )
 
@@ -19,10 +23,15 @@ __all__ = [
     "MODES",
     "Adjoint",
     "Class",
+    "ClosedForm",
     "Forward",
     "ForwardMode",
+    "Implicit",
+    "ImplicitMode",
+    "Linear",
     "Mode",
     "Reverse",
+    "Substitute",
     "Tangents",
     "Unroll",
     "Verdict",

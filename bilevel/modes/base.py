@@ -49,7 +49,30 @@ class Tangents:
     """Forwards: one tangent of the state for each number that is wanted."""
 
 
-Adjoint = Unroll | Tangents
+@dataclass(frozen=True, slots=True)
+class Implicit:
+    """By the implicit function theorem, at the solution.
+
+    `tol` is relative to the right-hand side (0: exactly `steps` products or terms); `scale` None is found by power
+    iteration. `symmetric`: the system is that of a Hessian, so products are jvps of the gradient.
+    """
+
+    method: Literal["cg", "neumann", "gmres", "nystrom", "exact"]
+    tol: float
+    steps: int
+    scale: float | None
+    rank: int
+    damping: float
+    batch: int | None
+    symmetric: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """A vjp of the closed form itself."""
+
+
+Adjoint = Unroll | Tangents | Implicit | Substitute
 
 
 class Mode(Protocol):

@@ -64,7 +64,7 @@ def build(
     module = ModuleType("emitted")
     exec(compile(text, f"{plan.program.name}.py", "exec"), module.__dict__)
     parts = bind(plan.program, REGISTRY, given or {}, torch.device("cpu"), dtype).objects
-    return Compiled(plan, text, module, parts, module.build(**parts, dtype=dtype))
+    return Compiled(plan, text, module, parts, module.build(*parts.values(), dtype=dtype))
 
 
 def compile_text(text: str, given: Mapping[str, Any] | None = None, edit: Edit = str) -> Compiled:

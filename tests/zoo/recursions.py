@@ -402,6 +402,44 @@ level top {
 )
 
 
+def copies_apart(x: Any, r: Any) -> Any:
+    """Each copy has its own rate, and its own gradient is cut to its own norm."""
+    total = 0
+    for c, d in zip(*points(3), strict=True):
+        a, b, v, state = x, 0.2, np.zeros(3), (0.0, 0.0)
+        for t in range(1, 5):
+            error = a @ c + b - d
+            da, db = error * c + a, error + 0.1 * b
+            norm = np.sqrt(np.sum(da * da))
+            v = 0.5 * v + (0.7 / norm if np.real(norm) > 0.7 else 1) * da
+            direction, state = adam_step(t, state, db)
+            a, b = a - r * np.exp(d) * v, b - r * d * direction
+        total = total + (np.sum((a - 1) ** 2) + b**2) / 3
+    return total
+
+
+COPIES_APART = Problem(
+    """recipe copies_apart
+use d = points(count = 3)
+level top {
+  x : real[3] from [0.2, -0.1, 0.4]
+  r : real from 0.1
+  each task ~ d.all[3]
+  level low {
+    a : real[3] from x
+    b : real from 0.2
+    minimize 0.5 * (dot(a, task.x) + b - task.y)^2 + 0.5 * sqnorm(a) + 0.05 * b^2
+    by a : sgd(lr = r * exp(task.y), momentum = 0.5, clip = 0.7), b : adam(lr = r * task.y) for 4 steps
+  }
+  minimize mean[task] (sqnorm(a - 1) + b^2)
+  by sgd(lr = 0.1) for 2 steps
+}""",
+    start={"x": X, "r": 0.1},
+    value=copies_apart,
+    adjoints={"low": "mixed again"},
+)
+
+
 def iterates_inside(x: Any) -> Any:
     """The middle objective reads all iterates of the low level, z@k = x + 0.8^k (y - x)."""
     y = 1.5
@@ -448,5 +486,6 @@ RECURSIONS = (
     MIDDLE_ADAM,
     HELD_INSIDE,
     NESTED_COPIES,
+    COPIES_APART,
     ITERATES_INSIDE,
 )

@@ -1,0 +1,221 @@
+"""Levels solved `until` a test: the loop that stops copy by copy, and implicit differentiation at its end.
+
+`LEVEL_slope(variables, ...)` is what vanishes at the solution: the gradient of the objective, or x - e for a fixed
+point x = e. The pullback solves one linear system with its derivative in the variables, and pulls the solution of
+that system back through its derivative in everything else.
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func.expressions import write
+from bilevel.backends.torch_func.levels import (
+    Coder,
+    begin,
+    count_text,
+    drawn,
+    keys,
+    level_parameters,
+    own,
+    pack,
+    per,
+    step_body,
+    targets,
+)
+from bilevel.kinds import kind
+from bilevel.modes import Implicit
+from bilevel.plan import Step
+
+
+def until_functions(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
+    """Slope and forward pass; inside a differentiated level also the solution as an implicit function."""
+    functions = [_slope(coder, level)]
+    if _is_attached(coder, level):
+        functions.append(_attach(coder, level))
+    return [*functions, _until(coder, level, step)]
+
+
+def _adjoint(coder: Coder, level: ir.Level) -> Implicit | None:
+    found = coder.plan.choices[level.name].adjoint
+    return found if isinstance(found, Implicit) else None
+
+
+def _is_attached(coder: Coder, level: ir.Level) -> bool:
+    """Whether somebody differentiates the level around, and with it this solution as a function of what it reads."""
+    if level.parent is None or _adjoint(coder, level) is None:
+        return False
+    around = coder.program.level(level.parent)
+    return kind(around) == "next" or (around.parent is not None and coder.plan.choices[around.name].adjoint is not None)
+
+
+def _slope(coder: Coder, level: ir.Level) -> Function:
+    """What is zero at the solution."""
+    names = own(coder, level)
+    x = names[0] if len(names) == 1 else "variables"
+    unpack: list[Statement] = [Assign(", ".join(names), x)] if len(names) > 1 else []
+    if kind(level) == "fixed point":
+        value = f"subtract({pack(names)}, {coder.call(f'{level.name}_update', variables=pack(names), count='0')})"
+    else:
+        value = coder.call(f"{level.name}_gradient")
+    inner = f"{level.name}_{'update' if kind(level) == 'fixed point' else 'gradient'}"
+    needed = coder.needs(inner, without=[*names, "variables", "count", *drawn(coder, level)])
+    body = [*unpack, *_draws(coder, level), Return(value)]
+    drawing = coder.needs(f"{level.name}_draw", without=[*names, *needed, "key"])
+    doc = f"What is zero at the solution of {level.name}."
+    return coder.function(f"{level.name}_slope", [x, *needed, *drawing, "key"], doc, body, None, 1)
+
+
+def _draws(coder: Coder, level: ir.Level) -> list[Statement]:
+    """One draw of the level's own size, the same for every product."""
+    if not (level.draws or level.indices):
+        return []
+    call = coder.call(f"{level.name}_draw", key='fold(key, "implicit")')
+    return [Assign(", ".join(drawn(coder, level)), call)]
+
+
+def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
+    """Steps until every copy has met the test; a copy that has stays as it is."""
+    x = pack(own(coder, level))
+    duration = level.phases[-1].duration
+    assert isinstance(duration, ir.Until)
+    cap, depth = write(coder.writer, duration.cap), len(level.copies)
+    body: list[Statement] = [*_cold(coder, level, x), *keys(coder, level, cap)]
+    body.append(Loop("step", f"range({cap})", tuple(_one_step(coder, level, x, duration, depth))))
+    body += [*_last_slope(coder, level, depth)]
+    if _is_attached(coder, level):
+        body += [Comment("from here on a function of what the level reads, whatever path led here")]
+        body.append(Assign(x, coder.call(f"{level.name}_attach", **{_packed(coder, level): x})))
+    solver = "()" if kind(level) == "fixed point" else "solver"
+    body.append(Return(f"[({x}, {solver}, slope)]"))
+    operations = ["start", "draw", "slope", "attach", "update"]
+    operations += [] if kind(level) == "fixed point" else ["gradient"]
+    parameters = level_parameters(coder, level, operations)
+    parameters = [p for p in parameters if p not in ("slope", "active")]
+    doc = f"The solution of {level.name}{per(level)}, solver's state, and the norm of what should be zero."
+    return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span)
+
+
+def _packed(coder: Coder, level: ir.Level) -> str:
+    names = own(coder, level)
+    return names[0] if len(names) == 1 else "variables"
+
+
+def _cold(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    if kind(level) == "fixed point":
+        return [Assign(x, coder.call(f"{level.name}_start"))]
+    return begin(coder, level, x)
+
+
+def _one_step(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: int) -> list[Statement]:
+    """The test, and a step for the copies that have not met it."""
+    tol = write(coder.writer, duration.arguments["tol"]) if "tol" in duration.arguments else "0.0"
+    stop: list[Statement] = [If("not bool(active.any())", (Assign("", "break"),))]
+    if kind(level) == "fixed point":
+        call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
+        test: list[Statement] = [
+            Assign("moved", call),
+            Assign("active", f"norm_each(subtract(moved, {x}), {depth}) > {tol}"),
+        ]
+        return [*step_body(coder, level), *test, *stop, Assign(x, f"where_each(active, moved, {x})")]
+    lines: list[Statement] = [*step_body(coder, level)]
+    lines.append(Assign("gradient", coder.call(f"{level.name}_gradient", key="keys[step]")))
+    lines += _test(coder, level, x, duration, depth, tol)
+    update = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
+    lines += [*stop, Assign("moved", update), Assign(f"{x}, solver", f"where_each(active, moved, ({x}, solver))")]
+    return lines
+
+
+def _test(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: int, tol: str) -> list[Statement]:
+    """Which copies go on, asked every so many steps."""
+    every = duration.arguments.get("every")
+    found = Assign("active", f"norm_each(gradient, {depth}) > {tol}")
+    return [found] if every is None else [If(f"step % {write(coder.writer, every)} == 0", (found,))]
+
+
+def _last_slope(coder: Coder, level: ir.Level, depth: int) -> list[Statement]:
+    x = _packed(coder, level)
+    slope = coder.call(f"{level.name}_slope", **{x: pack(own(coder, level))})
+    return [Assign("slope", f"norm_each({slope}, {depth})")]
+
+
+# ---- implicit differentiation --------------------------------------------------------------------------------
+
+
+def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: str) -> list[Statement]:
+    """One linear system, and its solution pulled back to the targets."""
+    names = targets(coder, level)
+    x = pack(own(coder, level))
+    packed = _packed(coder, level)
+    body: list[Statement] = [Assign(packed, "states[-1][0]")] if len(level.variables) > 1 else [Assign(x, "states[-1][0]")]
+    body.append(Assign("product", product(coder, level, adjoint, packed, {})))
+    if _is_attached(coder, level):
+        body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))
+        solver = f"lambda product, right: {solver_call(adjoint, 'product', 'right', len(level.copies))}"
+        body.append(Assign("solved, residual", f"attached({solver}, product, held, {cotangent})"))
+    else:
+        body.append(Assign("solved, residual", solver_call(adjoint, "product", cotangent, len(level.copies))))
+    through = [t for t in names if t in coder.known[f"{level.name}_slope"]]
+    call = coder.call(f"{level.name}_slope")
+    body.append(Assign("_, pull", f"vjp(lambda {', '.join(through)}: {call}, {', '.join(through)})"))
+    body.append(Assign(f"({', '.join(f'd_{t}' for t in through)},)", "pull(negative(solved))"))
+    body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in through]
+    return body
+
+
+def product(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, replaced: dict[str, str]) -> str:
+    """The product with the derivative of the slope in the variables, transposed where it is not symmetric."""
+    call = coder.call(f"{level.name}_slope", **{k: v for k, v in replaced.items() if k != packed})
+    at = replaced.get(packed, packed)
+    if adjoint.symmetric:
+        return f"lambda v: jvp(lambda {packed}: {call}, ({at},), (v,))[1]"
+    return f"lambda v: vjp(lambda {packed}: {call}, {at})[1](v)[0]"
+
+
+def _stopped(coder: Coder, level: ir.Level, packed: str) -> dict[str, str]:
+    """Every differentiable name that the slope reads, with its derivative cut."""
+    entering = {e.name for e in coder.plan.facts[level.name].enters}
+    names = [coder.writer.name(n) for n in sorted(entering)]
+    found = {n: f"stop({n})" for n in names if n in coder.known[f"{level.name}_slope"]}
+    return {**found, packed: f"stop({packed})"}
+
+
+def solver_call(adjoint: Implicit, product: str, right: str, depth: int) -> str:
+    """The linear solver as text."""
+    head = f"{product}, {right}, {depth}"
+    match adjoint.method:
+        case "cg" | "gmres":
+            return f"{adjoint.method}({head}, {adjoint.tol!r}, {adjoint.steps})"
+        case "neumann":
+            return f"neumann({head}, {adjoint.tol!r}, {adjoint.steps}, {adjoint.scale!r})"
+        case "nystrom":
+            return f"nystrom({head}, {adjoint.rank}, {adjoint.damping!r})"
+    return f"exact({head})"
+
+
+def _attach(coder: Coder, level: ir.Level) -> Function:
+    """The solution with the derivative of the implicit function (right to first order)."""
+    adjoint = _adjoint(coder, level)
+    assert adjoint is not None
+    packed = _packed(coder, level)
+    # The Newton correction -(slope') ^-1 slope has the derivative of the implicit function; its value is taken off.
+    stopped = _stopped(coder, level, packed)
+    slope = coder.call(f"{level.name}_slope", **{packed: "fixed"})
+    straight = _straight(coder, level, adjoint, packed, stopped)
+    body: list[Statement] = [
+        Assign("fixed", f"stop({packed})"),
+        Assign("product", straight),
+        Assign("correction, _", solver_call(adjoint, "product", slope, len(level.copies))),
+        Return("subtract(fixed, subtract(correction, stop(correction)))"),
+    ]
+    parameters = [p for p in coder.known[f"{level.name}_slope"] if p != packed]
+    doc = f"The solution of {level.name} as a function of what the level reads."
+    return coder.function(f"{level.name}_attach", [packed, *parameters], doc, body, None, 1)
+
+
+def _straight(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, stopped: dict[str, str]) -> str:
+    """The product that is not transposed."""
+    call = coder.call(f"{level.name}_slope", **{k: v for k, v in stopped.items() if k != packed})
+    return f"lambda v: jvp(lambda {packed}: {call}, (fixed,), (v,))[1]"
+
+

@@ -1,0 +1,34 @@
+"""`bilevel manifest MODULE`: import a module once and describe it in a file, which `check` reads in its place."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from bilevel.commands.console import Console
+from bilevel.commands.modules import import_modules
+from bilevel.errors import fail
+from bilevel.manifest import write_manifest
+from bilevel.registry import collect
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `manifest`."""
+    parser.add_argument("module", metavar="MODULE", help="name or path of a module that registers parts")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Write MODULE.bilevel.json beside the module."""
+    (module,) = import_modules([arguments.module])
+    assert module.__file__ is not None
+    path = Path(module.__file__).with_suffix(".bilevel.json")
+    text = write_manifest(module)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise fail("B709", f"cannot write to `{path}`: {error.strerror}", fix="make it writable") from error
+    console.result(os.path.relpath(path))
+    console.say(f"{len(collect([module]).entries)} names: {', '.join(collect([module]).entries)}")
+    console.next(f"bilevel check FILE --with {arguments.module}", "reads it and imports nothing")
+    return 0

@@ -1,0 +1,89 @@
+"""`bilevel run FILE`: plan, run, and show what came of it. Progress goes to stderr, the result to stdout."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bilevel.commands.console import Console
+from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, open_recipe, quick
+from bilevel.errors import fail
+from bilevel.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from bilevel.program import Program
+    from bilevel.run import Callback, Run
+
+RUNS = Path("runs")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `run`."""
+    add_recipe(parser)
+    add_modules(parser, "import MODULE and let the recipe name what it registers; may be given again")
+    add_schedule(parser)
+    parser.add_argument("--quick", action="store_true", help="run the small child of the recipe, NAME_quick")
+    parser.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME-1, -2, ...); never overwritten")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="decides every draw and start (0)")
+    parser.add_argument("--device", metavar="D", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of real numbers (float32)")
+    parser.add_argument("--json", action="store_true", help="the result as one JSON document on stdout")
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Run to the end, or until interrupted."""
+    file = quick(arguments.file) if arguments.quick else arguments.file
+    recipe = open_recipe(file, arguments.settings, arguments.schedule)
+    program = build(recipe, arguments.modules, arguments.device, arguments.dtype)
+    folder = free_folder(recipe.name) if arguments.out is None else Path(arguments.out)
+    announce(program, folder, console)
+    from bilevel.commands.watch import watched
+    from bilevel.run import execute
+
+    def work(callbacks: list[Callback]) -> Run:
+        return execute(program, folder, arguments.seed, callbacks, arguments.modules)
+
+    return watched(work, folder, console)
+
+
+def build(recipe: Recipe, modules: list[str], device: str, dtype: str) -> Program:
+    """The compiled program with its parts."""
+    from bilevel.commands.modules import import_modules
+    from bilevel.program import compile
+
+    return compile(recipe, registry=import_modules(modules), device=device, dtype=real_type(dtype))
+
+
+def real_type(name: str) -> torch.dtype:
+    """`float32` or `float64` as torch has it."""
+    import torch
+
+    return torch.float64 if name == "float64" else torch.float32
+
+
+def announce(program: Program, folder: Path, console: Console) -> None:
+    """What is about to run, and where its files go."""
+    from bilevel.explain import summary
+
+    console.say(summary(program.plan))
+    console.say(f"files: {folder}")
+
+
+def free_folder(name: str) -> Path:
+    """`runs/NAME-N` with the first N that is free; made at once, so that two runs never share one."""
+    for number in count(1):
+        folder = RUNS / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if RUNS.is_dir():
+                continue
+            raise fail("B709", f"cannot write to `{RUNS}`: it is a file", fix="--out DIR") from error
+        except OSError as error:
+            raise fail("B709", f"cannot write to `{folder}`: {error.strerror}", fix="--out DIR") from error
+        return folder
+    raise AssertionError("count() does not end")

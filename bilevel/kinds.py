@@ -1,0 +1,27 @@
+"""What kind of problem a level is: how long it is solved for, and by what. One place decides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from bilevel import ir
+
+Kind = Literal["steps", "until", "next", "fixed point", "closed form"]
+
+
+def kind(level: ir.Level) -> Kind:
+    """`for` N steps of a solver, `until` stationary, `next(e)` for or until, or a closed form."""
+    phase = level.phases[-1]
+    until = isinstance(phase.duration, ir.Until)
+    name = phase.solvers[0].name
+    if name == "closed_form":
+        return "closed form"
+    if name == "next":
+        return "fixed point" if until else "next"
+    return "until" if until else "steps"
+
+
+def tests_gradient(level: ir.Level) -> bool:
+    """Whether the level promises a stationary point."""
+    duration = level.phases[-1].duration
+    return isinstance(duration, ir.Until) and duration.test == "stationary"

@@ -1,0 +1,73 @@
+"""A plan as plain data: what `bilevel plan --json` prints and other programs read. Versioned; imports no torch."""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.equations import duration, equation, solver
+from bilevel.plan import Choice, Plan
+
+VERSION = 1
+
+
+def plan_json(plan: Plan) -> dict[str, object]:
+    """The plan with its levels, decisions and graph; lists are in the order of the plan's text."""
+    return {
+        "bilevel_plan": VERSION,
+        "recipe": plan.program.name,
+        "plan": plan.identity,
+        "class": plan.exactness,
+        "levels": [_level(level) for level in plan.program.walk_levels()],
+        "hypergradients": [_choice(plan, choice) for choice in plan.choices.values()],
+        "graph": {"nodes": _nodes(plan), "edges": _edges(plan)},
+    }
+
+
+def _level(level: ir.Level) -> dict[str, object]:
+    left, right = equation(level)
+    return {
+        "name": level.name,
+        "inside": level.parent,
+        "variables": {variable.name: str(variable.type) for variable in level.variables},
+        "per": list(level.per),
+        "indices": [index.name for index in level.indices],
+        "draws": [draw.name for draw in level.draws],
+        "solver": solver(level),
+        "duration": duration(level),
+        "equation": f"{left} = {right}",
+        "reports": [report.name for report in level.reports],
+        "at": str(level.span),
+    }
+
+
+def _choice(plan: Plan, choice: Choice) -> dict[str, object]:
+    candidates = [
+        {"mode": one.title, "class": one.exactness, "ok": one.verdict.ok, "chosen": one.chosen}
+        | ({} if one.verdict.ok else {"reason": one.verdict.reason, "why": one.verdict.why})
+        for one in choice.candidates
+    ]
+    return {
+        "level": choice.level,
+        "wrt": list(plan.facts[choice.level].targets),
+        "chosen": choice.mode,
+        "class": choice.exactness,
+        "pinned": choice.pinned,
+        "candidates": candidates,
+    }
+
+
+def _nodes(plan: Plan) -> list[dict[str, object]]:
+    return [
+        {
+            "id": step.name,
+            "op": step.operation,
+            "level": step.level,
+            "repeats": step.repeats,
+            "per": list(step.copies),
+            "at": str(step.span),
+        }
+        for step in plan.steps
+    ]
+
+
+def _edges(plan: Plan) -> list[list[str]]:
+    return sorted([a, b, kind] for a, b, kind in plan.graph.edges(data="kind"))

@@ -1,0 +1,84 @@
+"""Names: whatever a recipe calls its things, the numbers are the same.
+
+The emitted module has words of its own, and makes more from the recipe's (`d_w`, `w_free`, `fit_gradient`). Every
+awkward name below is tried in every role of one recipe that has one of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from tests.zoo.compiled import compile_text, hypergradient, run
+from tests.zoo.test_problems import error
+
+RECIPE = """recipe names
+use NET = mlp(3, 2, 1)
+use DATA = points(count = 3)
+param SIZE = 2
+let LOSS(ARG, SAMPLE) = sum((NET[ARG](reshape(SAMPLE.x, 1, 3)) - SAMPLE.y)^2) / SIZE
+level TOP {
+  THETA : params(NET) from 0.3
+  RATE : real in positive from 0.2
+  each TASK ~ DATA.all[3]
+  level FIT {
+    PHI : params(NET) from THETA
+    SCALE : real in positive from RATE
+    BATCH ~ DATA.all[3]
+    minimize LOSS(PHI, TASK) * SCALE + (SCALE - mean(BATCH.y))^2 * COUNTER
+    by PHI : sgd(lr = RATE / COUNTER, momentum = 0.5), SCALE : adam(lr = RATE) for COUNTER in 1..3 steps
+  }
+  level AGAIN {
+    PSI : params(NET) from PHI
+    minimize LOSS(PSI, TASK) + sqnorm(PSI) * SCALE
+    by adam(lr = RATE) for 2 steps
+  }
+  minimize mean[TASK] (LOSS(PSI, TASK) + SCALE^2 + sum[TIME in 0..3] (TIME * sqnorm(PHI@TIME)))
+  by sgd(lr = 0.1) for 3 steps
+  report REPORT = mean[TASK] LOSS(PSI, TASK) with FIT.steps = 2
+}
+"""
+ROLES = """NET DATA SIZE LOSS ARG SAMPLE TOP THETA RATE TASK FIT PHI SCALE BATCH COUNTER AGAIN PSI TIME REPORT""".split()
+NAMES = """
+x key state lambda solver gradient torch value λ θ phi_at w_free d_phi
+keys states count variables moved free pull cotangent curvature level_key begin back ends keep state_ key_ x_
+more_x more_θ curvature_x moved_0 solver_0 x_states x_back x_begin d d_ optimizer i2 dropped nonlocal
+start draw objective update forward pullback advance move fold grad vmap vjp jvp numbers length network
+sgd adam positive add zeros multiply draw_normal optimizer_step sgd_state State Phase Network Tensor Any
+None class print len range list tuple vars math device dtype build self seed sqnorm_ total merge functional_call
+""".split()
+
+
+def renamed(names: Mapping[str, str]) -> str:
+    """The recipe with other names for its things."""
+    text = RECIPE
+    for role in ROLES:
+        text = text.replace(role, f"<{role}>")
+    for role, name in names.items():
+        text = text.replace(f"<{role}>", name)
+    return text
+
+
+def numbers(names: Mapping[str, str]) -> list[torch.Tensor]:
+    """Objective, hypergradient, report and the rate after two steps."""
+    compiled = compile_text(renamed(names))
+    value, found = hypergradient(compiled)
+    theta, rate = names["THETA"], names["RATE"]
+    state = run(compiled.phase, compiled.key(), steps=2)
+    _, report = compiled.phase.reports[names["REPORT"]]
+    after = compiled.phase.values(state)[rate]
+    return [torch.tensor(value), *found[theta].values(), found[rate], report(state, compiled.key()), after]
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[torch.Tensor]:
+    return numbers({role: f"n{i}" for i, role in enumerate(ROLES)})
+
+
+@pytest.mark.parametrize("first", range(len(NAMES)), ids=lambda first: NAMES[first])
+def test_names_change_no_number(first: int, plain: list[torch.Tensor]) -> None:
+    names = {role: NAMES[(first + i) % len(NAMES)] for i, role in enumerate(ROLES)}
+    for found, expected in zip(numbers(names), plain, strict=True):
+        assert error(found.numpy(), expected.numpy()) < 1e-12

@@ -1,0 +1,83 @@
+"""Every hypergradient of the zoo against its closed form, to 1e-9 in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.zoo.compiled import Compiled, Edit, compile_text, hypergradient
+from tests.zoo.problem import Problem
+from tests.zoo.problems import PROBLEMS
+
+TOLERANCE = 1e-9
+
+
+def compiled(problem: Problem, edit: Edit = str) -> Compiled:
+    return compile_text(problem.text, {name: torch.tensor(part) for name, part in problem.parts.items()}, edit)
+
+
+def error(found: object, expected: object) -> float:
+    """The largest difference, relative to the largest entry expected."""
+    a, b = np.asarray(found), np.asarray(expected)
+    assert a.shape == b.shape
+    return float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+def test_the_hypergradient_is_the_closed_form(problem: Problem) -> None:
+    value, found = hypergradient(compiled(problem))
+    assert error(value, problem.value(**problem.start)) < TOLERANCE
+    expected = problem.gradient(**problem.start) if problem.gradient is not None else problem.complex_step()
+    assert found.keys() == problem.start.keys()
+    for name in found:
+        assert error(found[name].numpy(), expected[name]) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.gradient], ids=lambda problem: problem.name)
+def test_formulas_by_hand_agree_with_the_complex_step(problem: Problem) -> None:
+    """Two derivations of every closed form: were one wrong, the compiler might be wrong alike."""
+    assert problem.gradient is not None
+    by_hand = problem.gradient(**problem.start)
+    for name, expected in problem.complex_step().items():
+        assert error(by_hand[name], expected) < 1e-12, name
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+def test_the_plan_chose_this_adjoint(problem: Problem) -> None:
+    choices = compiled(problem).plan.choices
+    found = {n: f"{c.adjoint.product} {c.adjoint.gradient}" for n, c in choices.items() if c.adjoint is not None}
+    assert found == problem.adjoints
+    held = {n for n, words in found.items() if words.startswith("none")}
+    assert {n: choices[n].exactness for n in found} == {n: "biased" if n in held else "exact" for n in found}
+
+
+def test_every_adjoint_is_met_by_some_problem() -> None:
+    met = {words for problem in PROBLEMS for words in problem.adjoints.values()}
+    assert met == {"mixed unused", "mixed again", "reverse unused", "reverse again", "none unused", "none kept"}
+
+
+def test_one_step_moves_along_the_hypergradient() -> None:
+    """`step` and `hypergradient` are two functions; what is checked must be what is followed."""
+    phase = compile_text(
+        """recipe follows
+level top {
+  x : real from 0.7
+  level fit {
+    w : real from 2
+    minimize 0.5 * (w - x^2)^2
+    by sgd(lr = 0.2) for 3 steps
+  }
+  minimize w^2
+  by sgd(lr = 0.1) for 5 steps
+}"""
+    ).phase
+    key = torch.tensor(0)
+    state = phase.begin(key)
+    for _ in range(3):
+        gradient, before = phase.hypergradient(state, key)
+        moved, value = phase.step(state, key)
+        assert torch.equal(value, before)
+        assert torch.equal(moved.x, state.x - 0.1 * gradient)
+        assert moved.step == state.step + 1
+        state = moved
