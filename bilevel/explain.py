@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bilevel import ir
 from bilevel.dsl.types import Array, Tree
 from bilevel.equations import duration, equation, solver
-from bilevel.modes import Tangents, Unroll
+from bilevel.modes import Implicit, Leaping, Substitute, Tangents, Unroll
 from bilevel.plan import Candidate, Choice, Plan, repeats_of
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ def _kept(plan: Plan, level: ir.Level) -> str:
             return f"keeps {steps} + 1 states and gradients{copies}"
         case Unroll():
             return f"keeps {steps} + 1 states{copies}"
+        case Leaping(teacher=teacher, keep=keep):
+            return f"keeps {teacher} + 1 teacher's states and the student's last {keep}{copies}"
         case Tangents():
             return f"carries one tangent for each number of {', '.join(plan.facts[level.name].targets)}"
     return f"keeps the last state{copies}"
@@ -170,8 +172,13 @@ def _backward(plan: Plan, level: ir.Level) -> str:
         case Unroll(product=product, window=window):
             steps = repeats_of(level) if window is None else str(window)
             return f"{targets} < {steps} x ({PRODUCTS[product]}) < {given}"
-        case _:
-            return f"{targets} < products with the tangents < {given}"
+        case Implicit(method=method):
+            return f"{targets} < vjp of the slope < linear system by {method} < {given}"
+        case Substitute():
+            return f"{targets} < vjp of the closed form < {given}"
+        case Leaping(teacher=teacher, inner=Unroll(product=product)):
+            return f"{targets} < {teacher} x ({PRODUCTS[product]}) < gamma * {given}"
+    return f"{targets} < products with the tangents < {given}"
 
 
 PRODUCTS = {

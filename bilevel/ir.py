@@ -332,6 +332,8 @@ class Entry:
     mode: str
     options: tuple[nodes.Argument, ...]
     span: Span
+    checked: Mapping[str, Expr] = field(default_factory=dict)
+    """options that are expressions of the program: what `choose` compares, what `through` differentiates"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import Facts, LevelFacts, derive_facts
 from bilevel.kinds import kind
 from bilevel.modes import MODES, ClosedForm, Forward, ForwardMode, ImplicitMode, Mode, Reverse, Verdict
-from bilevel.modes.options import checkpoint, implicit_mode, whole, word
+from bilevel.modes.options import checkpoint, implicit_mode, leap_mode, whole, word
 from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
 from bilevel.support import unsupported
 
@@ -80,6 +80,8 @@ def _named(entry: ir.Entry) -> Mode:
         return ClosedForm()
     if entry.mode == "ift":
         return implicit_mode(entry)
+    if entry.mode == "leap":
+        return leap_mode(entry)
     values = {a.name or "": a.value for a in entry.options}
     return Reverse(
         order=1 if whole(values, "order", (1, 2)) == 1 else 2,

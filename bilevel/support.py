@@ -14,7 +14,7 @@ from bilevel.facts import Facts
 from bilevel.kinds import kind
 
 SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form")
-MODES = ("auto", "rmd", "fmd", "ift", "closed_form", "none", "vmap")
+MODES = ("auto", "rmd", "fmd", "ift", "leap", "closed_form", "none", "vmap")
 FUNCTIONS = ("without", "pair", "identity", "eig", "min_eig", "max_eig", "identity_gap")
 DOMAINS = ("positive", "nonnegative", "unit", "between")
 

@@ -57,13 +57,14 @@ def _bounds(checker: Checker, expr: ir.Expr, ranges: Mapping[str, Range]) -> Ran
 def _check(checker: Checker, expr: ir.IterateOf, level: ir.Level, ranges: Mapping[str, Range]) -> None:
     duration = level.phases[-1].duration if level.phases else None
     bounds = _bounds(checker, expr.at, ranges)
-    if not isinstance(duration, ir.Steps) or not isinstance(duration.count, ir.Constant) or bounds is None:
+    last = _last(duration) if isinstance(duration, ir.Steps) else None
+    if not isinstance(duration, ir.Steps) or last is None or bounds is None:
         return
-    last = int(duration.count.value)
     if bounds[0] >= 0 and bounds[1] <= last:
         return
     reached = int(bounds[1] if bounds[1] > last else bounds[0])
     name, spelled = expr.name, expr.span.text
+    count = duration.count.span.text if duration.first is None else str(last)
     counter = next((n for n in ranges if any(isinstance(e, ir.Read) and e.name == n for e in ir.walk(expr.at))), None)
     label = f"this reads {name}@{reached}"
     if counter is not None:
@@ -75,11 +76,20 @@ def _check(checker: Checker, expr: ir.IterateOf, level: ir.Level, ranges: Mappin
             expr.span,
             label,
             (Related(_duration_span(checker, level, duration), f"`{level.name}` stops here"),),
-            why=f"a level solved `for {duration.count.span.text} steps` has the iterates "
-            f"{name}@0 (start) to {name}@{duration.count.span.text} (solution)",
-            fix=_fix(expr, counter, duration.count.span.text),
+            why=f"a level solved `for {count} steps` has the iterates {name}@0 (start) to {name}@{count} (solution)",
+            fix=_fix(expr, counter, count),
         )
     )
+
+
+def _last(duration: ir.Steps) -> int | None:
+    """The number of steps, where it is written: the steps of an epoch are counted when there is data."""
+    if duration.unit != "steps" or not isinstance(duration.count, ir.Constant):
+        return None
+    if duration.first is None:
+        return int(duration.count.value)
+    first = duration.first
+    return int(duration.count.value) - int(first.value) + 1 if isinstance(first, ir.Constant) else None
 
 
 def _duration_span(checker: Checker, level: ir.Level, duration: ir.Steps) -> Span:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from bilevel import ir
 from bilevel.dsl import nodes
-from bilevel.dsl.context import Checker
+from bilevel.dsl.context import Checker, Place
+from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.scope import Symbol
 from bilevel.dsl.solvers import MODES
@@ -48,7 +49,22 @@ def _entry(checker: Checker, node: nodes.Entry) -> ir.Entry:
         checker.report(_no_mode(node, mode))
     else:
         _check_options(checker, mode, arguments)
-    return ir.Entry(node.name, mode, arguments, node.span)
+    return ir.Entry(node.name, mode, arguments, node.span, _checked(checker, node.name, arguments))
+
+
+def _checked(checker: Checker, level: str, arguments: tuple[nodes.Argument, ...]) -> dict[str, ir.Expr]:
+    """Options that are expressions; they see what the level around sees, the level's solution among it."""
+    block = checker.scope.blocks.get(level)
+    found: dict[str, ir.Expr] = {}
+    if block is None or block.parent is None:
+        return found
+    for argument in arguments:
+        value = argument.value
+        if argument.name == "choose" and isinstance(value, nodes.Call) and len(value.arguments) == 1:
+            value = value.arguments[0].value
+        if argument.name in ("choose", "through"):
+            found[argument.name] = check_expr(checker, Place(block.parent.name), value)
+    return found
 
 
 def _called(symbols: Mapping[str, Symbol], name: nodes.Name) -> list[Symbol]:

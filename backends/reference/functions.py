@@ -62,7 +62,7 @@ def bce(logits: Tensor, target: Tensor) -> Tensor:
 def cw(logits: Tensor, labels: Tensor) -> Tensor:
     """max(0, logit of the label - largest other logit) (Carlini and Wagner 2017, confidence 0)."""
     own = onehot(labels, logits.shape[-1]).bool()
-    others = logits.masked_fill(~own.logical_not(), -torch.inf).amax(-1)
+    others = logits.masked_fill(own, -torch.inf).amax(-1)
     return torch.relu((logits * own).sum(-1) - others)
 
 

@@ -24,7 +24,7 @@ from bilevel.backends.torch_func.levels import (
     targets,
 )
 from bilevel.kinds import kind
-from bilevel.modes import Adjoint, Implicit, Substitute, Tangents, Unroll
+from bilevel.modes import Adjoint, Implicit, Leaping, Substitute, Tangents, Unroll
 from bilevel.plan import Step
 
 
@@ -41,6 +41,10 @@ def pullback_function(coder: Coder, step: Step) -> Function:
             body += pullback_body(coder, level, adjoint, cotangent)
             residual = ", residual"
             body.append(Return(f"{', '.join(f'd_{t}' for t in names)}{residual}"))
+        case Leaping(inner=inner):
+            body += [Assign(cotangent, f"scaled_each(states[-1][2], {cotangent})"), Assign("states", "states[:-1]")]
+            body += _unrolled(coder, level, inner, names)
+            body.append(Return(", ".join(f"d_{t}" for t in names)))
         case Substitute():
             body += _substituted(coder, level, names, cotangent)
         case Tangents():
@@ -135,6 +139,8 @@ def _title(adjoint: Adjoint | None) -> str:
             return words[product]
         case Implicit(method=method):
             return f"implicit differentiation, linear system by {method}"
+        case Leaping(teacher=teacher):
+            return f"gamma times that of the {teacher} teacher's steps"
         case Substitute():
             return "the closed form itself is differentiated"
     return "products with the tangents of the solution"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
-from bilevel.backends.torch_func import implicit
+from bilevel.backends.torch_func import draws, implicit
+from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
 from bilevel.backends.torch_func.levels import (
     Coder,
     begin,
@@ -24,7 +25,7 @@ from bilevel.backends.torch_func.levels import (
     targets,
 )
 from bilevel.kinds import kind
-from bilevel.modes import Tangents, Unroll
+from bilevel.modes import Leaping, Tangents, Unroll
 from bilevel.plan import Step
 
 
@@ -41,6 +42,8 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
             return [move_function(coder, level), _with_residuals(coder, level, step)]
         case Unroll(store="even" | "binomial") as adjoint:
             return [advance_function(coder, level), _with_checkpoints(coder, level, step, adjoint)]
+        case Leaping() as leap:
+            return [_leaping(coder, level, step, leap)]
         case Tangents():
             return [move_function(coder, level), _with_tangents(coder, level, step)]
         case adjoint:
@@ -50,6 +53,9 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
 def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], kept: str) -> Function:
     parameters = level_parameters(coder, level, ["start", "draw", "gradient", "update"])
     missing = [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
+    adjoint = coder.plan.choices[level.name].adjoint
+    missing += leap_reads(coder, level, adjoint) if isinstance(adjoint, Leaping) else []
+    missing += [coder.writer.name(a) for a in level.copies]
     parameters = [*parameters, *(t for t in missing if t not in parameters), "keep"]
     doc = f"The states (iterate, solver's state) of {level.name}{per(level)}: {kept}, or only the last."
     return coder.function(f"{level.name}_forward", parameters, doc, body, step.span)
@@ -179,6 +185,70 @@ def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll
     body += [Loop("first, last", checkpoint_runs(adjoint, steps), loop)]
     body.append(Return(f"[*kept, ({x}, solver)] if keep else [({x}, solver)]"))
     return _function(coder, level, step, body, "those at the checkpoints and the last")
+
+
+# ---- leaps ---------------------------------------------------------------------------------------------------
+
+
+def _leaping(coder: Coder, level: ir.Level, step: Step, leap: Leaping) -> Function:
+    """The teacher's states, then the point leapt to; of the student only the last iterates are held."""
+    x = pack(own(coder, level))
+    *gradient, update = _move(coder, level, x)
+    first, last = leap.teacher + 1, leap.keep
+    loop: list[Statement] = [*step_body(coder, level), *gradient]
+    loop += [update, Assign("", f"states.append(({x}, solver))")]
+    loop.append(If("not keep", (Assign("", "del states[0]"),)))
+    loop.append(If(f"keep and len(states) > {first + last}", (Assign("", f"del states[{first}]"),)))
+    steps = steps_text(coder, level)
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
+    body += [Loop("step", f"range({steps})", tuple(loop)), If("not keep", (Return("states"),))]
+    student = f"[state[0] for state in states[-{last}:]]"
+    points = f"leap_points(states[{leap.teacher}][0], {student}, {leap.gammas!r}, {leap.weights!r})"
+    body.append(Assign("points", points))
+    body += _chosen(coder, level, leap)
+    body.append(Return(f"[*states[:{first}], ({x}, (), gamma)]"))
+    return _function(coder, level, step, body, "the teacher's, and the point leapt to")
+
+
+def _chosen(coder: Coder, level: ir.Level, leap: Leaping) -> list[Statement]:
+    """One point: the only one, or for every copy the best by the schedule's own measure."""
+    names = own(coder, level)
+    x, depth = pack(names), len(level.copies)
+    if leap.choose is None:
+        shape = "".join(f"length({coder.writer.name(a)}, {i}), " for i, a in enumerate(level.copies))
+        return [Assign(x, "points[0][1]"), Assign("gamma", f"torch.full(({shape}), points[0][0], device=device, dtype=dtype)")]
+    sense, expr = leap.choose
+    score = _over_points(coder, level, expr)
+    lines: list[Statement] = [Assign("scores", f"-{score}" if sense == "max" else score)]
+    tie = _tie(coder, level)
+    lines.append(Assign("ties", "torch.zeros_like(scores)" if tie is None else _over_points(coder, level, tie)))
+    return [*lines, Assign(f"{x}, gamma", f"leap_choice(points, scores, ties, {depth})")]
+
+
+def _over_points(coder: Coder, level: ir.Level, expr: ir.Expr) -> str:
+    """An expression of the solution at every point, real[points, *copies]."""
+    reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.copies}
+    text = mapped(coder.writer, write(coder.writer, expr), level.copies, reads)
+    return f"torch.stack([stop({text}) for _, {pack(own(coder, level))} in points])"
+
+
+def _tie(coder: Coder, level: ir.Level) -> ir.Expr | None:
+    """The outer objective of one copy, where the outer objective is a mean or sum over the copies."""
+    around = coder.program.level(level.parent or "")
+    if around.objective is None:
+        return None
+    value = around.objective.value
+    closed = value.binders if isinstance(value, ir.Reduced) and value.kind in ("mean", "sum") else ()
+    if isinstance(value, ir.Reduced) and all(b.source is None for b in closed) and closed:
+        value = value.body
+    return value if set(value.axes) == set(level.copies) else None
+
+
+def leap_reads(coder: Coder, level: ir.Level, leap: Leaping) -> list[str]:
+    """What the choice of a point reads besides the solution."""
+    exprs = [e for e in (leap.choose[1] if leap.choose else None, _tie(coder, level) if leap.choose else None) if e]
+    local = [*own(coder, level), *(coder.writer.name(n) for n in level.names)]
+    return [p for p in parameters_of(coder.writer, *exprs) if p not in local]
 
 
 # ---- tangents ------------------------------------------------------------------------------------------------

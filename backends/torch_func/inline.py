@@ -12,14 +12,19 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-MODULES = ("random", "tree", "functions", "domains", "initial", "sampling", "solvers", "checkpoints", "tangents", "linear")
+MODULES = ("random", "tree", "functions", "domains", "initial", "sampling", "solvers", "checkpoints", "tangents", "linear", "leaps")
 """the runtime, each module after those it uses"""
+
+FAIL = '''def fail(code, message, why="", fix=""):
+    """An error in the compiler's words, without its printer."""
+    return ValueError("\\n".join(part for part in (f"[{code}] {message}", why, fix) if part))'''
+"""stands for `bilevel.errors.fail` in a file that needs torch alone"""
 
 
 @cache
 def definitions() -> dict[str, tuple[str, frozenset[str]]]:
     """Source text of every top-level definition of the runtime, with the names that it uses."""
-    found: dict[str, tuple[str, frozenset[str]]] = {}
+    found: dict[str, tuple[str, frozenset[str]]] = {"fail": (FAIL, frozenset())}
     for module in MODULES:
         text = (FOLDER / f"{module}.py").read_text(encoding="utf-8")
         for node in ast.parse(text).body:

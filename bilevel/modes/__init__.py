@@ -1,10 +1,11 @@
 """Ways to differentiate a level, one a file; the tuple is the order in which a plan lists them."""
 
-from bilevel.modes.base import Adjoint, Class, Implicit, Mode, Substitute, Tangents, Unroll, Verdict
+from bilevel.modes.base import Adjoint, Class, Implicit, Leaping, Mode, Substitute, Tangents, Unroll, Verdict
 from bilevel.modes.closed_form import ClosedForm
 from bilevel.modes.fmd import ForwardMode
 from bilevel.modes.forward import Forward
 from bilevel.modes.ift import ImplicitMode, Linear
+from bilevel.modes.leap import Leap
 from bilevel.modes.rmd import Reverse
 
 MODES: tuple[Mode, ...] = (
@@ -28,6 +29,8 @@ __all__ = [
     "ForwardMode",
     "Implicit",
     "ImplicitMode",
+    "Leap",
+    "Leaping",
     "Linear",
     "Mode",
     "Reverse",

@@ -72,7 +72,19 @@ class Substitute:
     """A vjp of the closed form itself."""
 
 
-Adjoint = Unroll | Tangents | Implicit | Substitute
+@dataclass(frozen=True, slots=True)
+class Leaping:
+    """A leap: `gammas` and hull `weights` to choose from, by `choose` for every copy; `inner` for the teacher's steps."""
+
+    teacher: int
+    keep: int
+    gammas: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+    choose: tuple[Literal["max", "min"], ir.Expr] | None
+    inner: Unroll
+
+
+Adjoint = Unroll | Tangents | Implicit | Substitute | Leaping
 
 
 class Mode(Protocol):

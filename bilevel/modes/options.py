@@ -9,6 +9,7 @@ from bilevel.dsl import nodes
 from bilevel.dsl.nearest import nearest
 from bilevel.errors import Diagnostic, RecipeError
 from bilevel.modes.ift import ImplicitMode, Linear, Method
+from bilevel.modes.leap import Choice, Leap
 
 LINEAR: dict[Method, tuple[str, ...]] = {
     "cg": ("tol", "steps"),
@@ -89,6 +90,70 @@ def checkpoint(values: dict[str, nodes.Expr]) -> int | Literal["sqrt", "binomial
 
 def is_number(values: dict[str, nodes.Expr], name: str) -> bool:
     return isinstance(values.get(name), nodes.Number)
+
+
+def leap_mode(entry: ir.Entry) -> Leap:
+    """`leap` with its options; gamma has no default, and a grid needs `choose`."""
+    values = {a.name or "": a.value for a in entry.options}
+    if "gamma" not in values:
+        why = "nothing says where between teacher and student the leap lands"
+        raise RecipeError([Diagnostic("B506", "`leap` needs `gamma`", entry.span, why=why, fix="leap(gamma = 0.9)")])
+    teacher = values.get("teacher")
+    none = isinstance(teacher, nodes.Number) and teacher.value == 0
+    keep = whole(values, "keep") or 1
+    gammas, weights = _gammas(values["gamma"]), _weights(values.get("hull"), keep)
+    choose = entry.checked.get("choose")
+    several = len(gammas) * len(weights) > 1
+    if several and choose is None:
+        why = "a grid has several points, and nothing says which is taken"
+        fix = "choose = max(acc(phi, task.query))"
+        raise RecipeError([Diagnostic("B506", "a grid needs `choose`", entry.span, why=why, fix=fix)])
+    sense = values["choose"].span.text.partition("(")[0] if choose is not None else "max"
+    picked: Choice | None = None if choose is None else ("min" if sense == "min" else "max", choose)
+    spelled = " ".join(entry.span.text.partition(":")[2].split())
+    return Leap(0 if none else whole(values, "teacher") or 0, keep, gammas, weights, picked, spelled)
+
+
+def _gammas(node: nodes.Expr) -> tuple[float, ...]:
+    """`0.9`, or `grid(lo, hi, step)` with both ends."""
+    if isinstance(node, nodes.Number) and 0 <= node.value <= 1:
+        return (float(node.value),)
+    numbers = _grid(node)
+    if numbers is None or len(numbers) != 3 or numbers[2] <= 0 or not 0 <= numbers[0] <= numbers[1] <= 1:
+        note = "a number from 0 to 1, or grid(lowest, highest, step)"
+        raise RecipeError([Diagnostic("B506", f"`{node.span.text}` is no gamma", node.span, note=note)])
+    count = round((numbers[1] - numbers[0]) / numbers[2])
+    return tuple(round(numbers[0] + i * numbers[2], 12) for i in range(count + 1))
+
+
+def _grid(node: nodes.Expr) -> list[float] | None:
+    if not isinstance(node, nodes.Call) or node.function.span.text != "grid":
+        return None
+    values = [a.value.value for a in node.arguments if isinstance(a.value, nodes.Number)]
+    return [float(v) for v in values] if len(values) == len(node.arguments) else None
+
+
+def _weights(node: nodes.Expr | None, keep: int) -> tuple[tuple[float, ...], ...]:
+    """Weights of the last `keep` iterates: the last, their mean, or a grid over the simplex."""
+    match node:
+        case None | nodes.Name("last") if keep == 1:
+            return ((1.0,),)
+        case nodes.Name("mean"):
+            return ((1.0 / keep,) * keep,)
+        case nodes.Call(_, (nodes.Argument(None, nodes.Name("simplex")), nodes.Argument(None, nodes.Number() as step))):
+            parts = round(1 / float(step.value))
+            return tuple(tuple(n / parts for n in split) for split in _splits(parts, keep))
+    span = node.span if node is not None else None
+    message = "`hull = last` needs keep = 1" if node is None or node == nodes.Name("last") else "this is no hull"
+    note = "hull = last with keep = 1, hull = mean, or hull = grid(simplex, 0.25)"
+    raise RecipeError([Diagnostic("B506", message, span, note=note)])
+
+
+def _splits(parts: int, count: int) -> list[tuple[int, ...]]:
+    """All ways to put `parts` into `count` boxes, in order."""
+    if count == 1:
+        return [(parts,)]
+    return [(first, *rest) for first in range(parts + 1) for rest in _splits(parts - first, count - 1)]
 
 
 def whole(values: dict[str, nodes.Expr], name: str, allowed: tuple[int, ...] = ()) -> int | None:

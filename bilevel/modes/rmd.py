@@ -59,7 +59,7 @@ class Reverse:
         return Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
-        cut = self.window is not None and self.window < _steps(level)
+        cut = self.window is not None and self.window < steps_of(level)
         return "biased" if self.order == 1 or cut else "exact"
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Unroll | None:
@@ -68,14 +68,14 @@ class Reverse:
         if self.checkpoint is not None:
             store = "binomial" if self.checkpoint == "binomial" else "even"
         count = self.checkpoint if isinstance(self.checkpoint, int) else None
-        window = self.window if self.window is not None and self.window < _steps(level) else None
+        window = self.window if self.window is not None and self.window < steps_of(level) else None
         if self.order == 1:
             return Unroll("none", "kept" if needs_value else "unused", store, count, window)
         product: Literal["mixed", "reverse"] = "mixed" if facts.symmetric and not _restricted(level) else "reverse"
         return Unroll(product, "again" if needs_value else "unused", store, count, window)
 
 
-def _steps(level: ir.Level) -> float:
+def steps_of(level: ir.Level) -> float:
     """The number of steps of a level; infinitely many where the data decide (epochs)."""
     duration = level.phases[-1].duration
     if not isinstance(duration, ir.Steps) or duration.unit != "steps" or not isinstance(duration.count, ir.Constant):

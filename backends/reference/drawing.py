@@ -1,0 +1,146 @@
+"""Starts and draws of one copy, with the very numbers that the emitted module draws.
+
+Only the hashes are shared: which key each draw of each copy in each step has is said here once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import ir
+from bilevel.backends.reference.domains import to_free
+from bilevel.backends.reference.expressions import evaluate, part_of
+from bilevel.backends.reference.scope import Scope, every_copy
+from bilevel.backends.reference.support import Unsupported
+from bilevel.backends.reference.trees import Copies, Tree, leafwise, number
+from bilevel.backends.torch_func.initial import initial_parameters
+from bilevel.backends.torch_func.random import fold
+from bilevel.backends.torch_func.sampling import draw, draw_epoch, draw_normal, draw_uniform
+from bilevel.dsl.types import Array
+from bilevel.dsl.types import Tree as TreeType
+
+NOTHING = torch.empty(0, dtype=torch.float64)
+DISTRIBUTIONS = {"normal": draw_normal, "uniform": draw_uniform}
+
+
+def copy_key(key: Tensor, axes: tuple[str, ...], at: Mapping[str, int]) -> Tensor:
+    """The key of one copy, from that which all copies share."""
+    for axis in axes:
+        key = fold(key, at[axis])
+    return key
+
+
+def distribution(source: ir.Builtin, key: Tensor, scope: Scope, like: Tree, shape: tuple[int, ...]) -> Tree:
+    """Numbers of `normal(...)` or `uniform(...)`; no derivative passes through them."""
+    first, second = (float(evaluate(a, scope)) for a in source.arguments)
+    return DISTRIBUTIONS[source.function](key, first, second, like, shape)
+
+
+# ---- draws ---------------------------------------------------------------------------------------------------
+
+
+def step_scope(scope: Scope, level: ir.Level, level_key: Tensor, step: int) -> Scope:
+    """The scope of one step of a level: its counter and its draws."""
+    duration, key = level.phases[0].duration, fold(level_key, step)
+    if isinstance(duration, ir.Steps) and duration.counter is not None:
+        first = evaluate(duration.first, scope) if duration.first is not None else 1
+        scope = scope.having({duration.counter: first + step})
+    for index in level.indices:
+        scope = scope.having({index.name: _index(index, level, key, scope)})
+    for one in level.draws:
+        scope = scope.having({one.name: _draw(one, level, level_key, step, scope)})
+    return scope
+
+
+def _index(index: ir.Index, level: ir.Level, key: Tensor, scope: Scope) -> Copies:
+    """What an index runs over, one item for each copy."""
+    if not index.drawn or not isinstance(index.source, ir.Sample) or index.source.count is None:
+        raise Unsupported("indices over lists")
+    count = evaluate(index.source.count, scope)
+    found = _sample(index.source.source, (count,), copy_key(fold(key, index.name), level.copies, scope.at), scope)
+    return Copies(index.name, tuple(_item(found, place) for place in range(count)))
+
+
+def _item(record: Any, place: int) -> Any:
+    if isinstance(record, tuple) and hasattr(record, "_fields"):
+        return type(record)(*(_item(field, place) for field in record))
+    return record[place]
+
+
+def _draw(one: ir.Draw, level: ir.Level, level_key: Tensor, step: int, scope: Scope) -> Any:
+    """A draw without an index: of every copy that its source is copied over, or else of every copy of the level."""
+    source, key = one.source, fold(level_key, step)
+    if isinstance(source, ir.Builtin):
+        return distribution(source, copy_key(fold(key, one.name), level.copies, scope.at), scope, NOTHING, ())
+    if not isinstance(source, ir.Sample):
+        raise Unsupported("draws that are no samples")
+    if _counts_epochs(level):
+        return draw_epoch(evaluate(source.source, scope), _count(source, scope), level_key, step, one.name)
+
+    def of_copy(inside: Scope) -> Any:
+        axes = source.axes or level.copies
+        return _sample(source.source, _shape(one, source, inside), copy_key(fold(key, one.name), axes, inside.at), inside)
+
+    return every_copy(scope, source.axes, of_copy)
+
+
+def _counts_epochs(level: ir.Level) -> bool:
+    duration = level.phases[0].duration
+    return isinstance(duration, ir.Steps) and duration.unit == "epochs"
+
+
+def _count(source: ir.Sample, scope: Scope) -> int:
+    return 1 if source.count is None else int(evaluate(source.count, scope))
+
+
+def _shape(one: ir.Draw, source: ir.Sample, scope: Scope) -> tuple[int, ...]:
+    if isinstance(one.type, Array):
+        return tuple(scope.whole(s) for s in one.type.shape)
+    return (_count(source, scope),)
+
+
+def _sample(source: ir.Expr, shape: tuple[int, ...], key: Tensor, scope: Scope) -> Any:
+    """Draws of a distribution, of a finite source or of a stream."""
+    if isinstance(source, ir.Builtin):
+        if source.function not in DISTRIBUTIONS:
+            raise Unsupported(f"samples of {source.function}")
+        return distribution(source, key, scope, NOTHING, shape)
+    return draw(evaluate(source, scope), shape[0], key)
+
+
+# ---- starts --------------------------------------------------------------------------------------------------
+
+
+def start(level: ir.Level, key: Tensor, scope: Scope) -> dict[str, Tree]:
+    """The first iterate of one copy, in free coordinates."""
+    return {v.name: to_free(_first(v, level, key, scope), v.domain, v.domain_arguments) for v in level.variables}
+
+
+def _first(variable: ir.Variable, level: ir.Level, key: Tensor, scope: Scope) -> Tree:
+    """The first value of a variable."""
+    expr, type_ = variable.start, variable.type
+    if isinstance(expr, ir.Builtin) and expr.function == "warm":
+        expr = expr.arguments[0]
+    own = copy_key(fold(key, variable.name), level.copies, scope.at)
+    if isinstance(type_, TreeType):
+        like = part_of(type_, scope)
+        if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
+            drawn = initial_parameters(scope.values[type_.net], own, torch.float64)
+            return {name: drawn[name] for name in like}
+        if isinstance(expr, ir.Builtin) and expr.function in DISTRIBUTIONS:
+            return distribution(expr, own, scope, like, ())
+        return _spread(evaluate(expr, scope), like)
+    shape = tuple(scope.whole(s) for s in type_.shape) if isinstance(type_, Array) else ()
+    if isinstance(expr, ir.Builtin) and expr.function in DISTRIBUTIONS:
+        return distribution(expr, own, scope, NOTHING, shape)
+    zero = torch.zeros(shape, dtype=torch.float64)
+    return zero if expr is None else _spread(evaluate(expr, scope), zero)
+
+
+def _spread(value: Any, like: Tree) -> Tree:
+    """A value in the form of the variable: one number goes to every entry."""
+    return leafwise(lambda v, zero: number(v) + torch.zeros_like(zero, dtype=torch.float64), value, like)
