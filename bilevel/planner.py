@@ -6,19 +6,17 @@ Takes a checked program and its facts; gives a `Plan` or refuses with B404-B413,
 
 from __future__ import annotations
 
-from typing import Literal
-
 import networkx as nx
 
 from bilevel import ir
-from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
-from bilevel.errors import Diagnostic, RecipeError, Related, Span
+from bilevel.errors import RecipeError, Span
 from bilevel.facts import Facts, LevelFacts, derive_facts
 from bilevel.kinds import kind
-from bilevel.modes import MODES, ClosedForm, Forward, ForwardMode, ImplicitMode, Mode, Reverse, Verdict
+from bilevel.modes import MODES, ClosedForm, Forward, ForwardMode, ImplicitMode, Mode, Reverse
 from bilevel.modes.options import checkpoint, implicit_mode, leap_mode, whole, word
 from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
+from bilevel.refusals import no_effect, refused
 from bilevel.support import unsupported
 
 
@@ -45,10 +43,10 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     pinned = None if entry is None or entry.mode == "auto" else _named(entry)
     chosen = pinned or _default(level, facts)
     if pinned is not None and not facts.targets and not isinstance(chosen, Forward):
-        raise _no_effect(level, entry)
+        raise no_effect(level, entry)
     verdict = chosen.accepts(level, facts)
     if not verdict.ok:
-        raise _refused(level, facts, chosen, verdict, entry)
+        raise refused(program, level, facts, chosen, verdict, (m for m in MODES if m.accepts(level, facts).ok))
     listed = MODES if chosen in MODES else (*MODES, chosen)
     candidates = tuple(_candidate(mode, level, facts, chosen) for mode in listed)
     at = None if entry is None else entry.span
@@ -87,23 +85,9 @@ def _named(entry: ir.Entry) -> Mode:
         order=1 if whole(values, "order", (1, 2)) == 1 else 2,
         window=whole(values, "window"),
         checkpoint=checkpoint(values),
+        update=word(values, "update", ("each",)) == "each",
         store="residuals" if word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
     )
-
-
-def _refused(level: ir.Level, facts: LevelFacts, mode: Mode, verdict: Verdict, entry: ir.Entry | None) -> RecipeError:
-    legal = [m.title for m in MODES if m.accepts(level, facts).ok]
-    span = entry.span if entry is not None else level.span
-    message = f"`{level.name}` cannot be differentiated by `{mode.title}`"
-    fix = " or ".join(f"{level.name} : {title}" for title in legal)
-    related = tuple(Related(e.span, f"{e.name} enters here") for e in facts.enters if e.name in facts.targets)[:1]
-    return RecipeError([Diagnostic(verdict.code, message, span, related=related, why=verdict.why, fix=fix)])
-
-
-def _no_effect(level: ir.Level, entry: ir.Entry | None) -> RecipeError:
-    assert entry is not None
-    why = f"the solution of `{level.name}` reaches no objective un-stopped, so nothing is differentiated"
-    return RecipeError([Diagnostic("B508", "this line has no effect", entry.span, why=why, fix="remove it")])
 
 
 # ---- the graph -----------------------------------------------------------------------------------------------
@@ -181,13 +165,24 @@ def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) ->
     """Edges within a level, and from the levels inside it to its gradient."""
     name = level.name
     edges = [("start", "gradient"), ("draw", "gradient"), ("objective", "gradient"), ("gradient", "update")]
-    edges += [("start", "update"), ("draw", "update"), ("gradient", "forward"), ("update", "forward"), ("update", "step"), ("forward", "pullback")]
+    edges += [
+        ("start", "update"),
+        ("draw", "update"),
+        ("gradient", "forward"),
+        ("update", "forward"),
+        ("update", "step"),
+        ("forward", "pullback"),
+    ]
     for a, b in edges:
         if a in operations and b in operations:
             graph.add_edge(f"{name}.{a}", f"{name}.{b}", kind="value")
     for inner in level.levels:
         if f"{inner.name}.forward" in graph:
-            graph.add_edge(f"{inner.name}.forward", f"{name}.{'gradient' if f'{name}.gradient' in graph else 'update'}", kind="value")
+            graph.add_edge(
+                f"{inner.name}.forward",
+                f"{name}.{'gradient' if f'{name}.gradient' in graph else 'update'}",
+                kind="value",
+            )
         if f"{inner.name}.pullback" in graph:
             graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")
 

@@ -20,6 +20,7 @@ import torch
 from bilevel.backends.torch_func.random import make_key
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.errors import Diagnostic, RecipeError, fail
+from bilevel.residuals import Residuals, failure
 
 if TYPE_CHECKING:
     from bilevel.program import Program
@@ -62,6 +63,10 @@ class Run:
     states: dict[str, Any] = field(default_factory=dict)
     reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    residuals: Residuals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.residuals = Residuals(self.program.plan)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -71,7 +76,7 @@ class Run:
     @property
     def exactness(self) -> str:
         """The class of the hypergradients that this run followed."""
-        return self.program.plan.exactness
+        return self.residuals.exactness
 
 
 def execute(
@@ -122,17 +127,31 @@ def _steps(run: Run, phase: Any, key: torch.Tensor, given: list[Any], clock: _Cl
         if done:
             yield Event(phase.name, state.step, phase.steps, math.nan, found, time.monotonic() - clock.began)
             return
-        moved, value = phase.step(state, key, *given)
+        moved, value = _one_step(run, phase, state, key, given)
         number = float(value)
         _check_finite(run, phase, state, moved, number)
         # Logged first: a line too many is dropped when the run is resumed, a line too few would be lost.
-        _log(run, {"phase": phase.name, "step": state.step, "loss": number}, found)
+        notes = {name: float(note) for name, note in moved.notes.items()}
+        run.residuals.observe(notes)
+        _log(run, {"phase": phase.name, "step": state.step, "loss": number, **notes}, found)
         run.states[phase.name] = moved
         run.losses.append(number)
         if time.monotonic() - clock.saved > CHECKPOINT_SECONDS:
             _save(run)
             clock.saved = time.monotonic()
         yield Event(phase.name, moved.step, phase.steps, number, found, time.monotonic() - clock.began)
+
+
+def _one_step(run: Run, phase: Any, state: Any, key: torch.Tensor, given: list[Any]) -> tuple[Any, torch.Tensor]:
+    """One step; what a linear solver cannot do becomes a message with its place."""
+    try:
+        moved: tuple[Any, torch.Tensor] = phase.step(state, key, *given)
+    except ArithmeticError as error:
+        found = failure(run.program.plan, error, phase.name, state.step)
+        if found is None:
+            raise
+        raise RecipeError([found]) from error
+    return moved
 
 
 def _report(run: Run, phase: Any, state: Any, key: torch.Tensor, given: list[Any]) -> dict[str, float]:
@@ -254,6 +273,7 @@ def _save(run: Run) -> None:
         "states": {name: state._asdict() for name, state in run.states.items()},
         "reports": run.reports,
         "losses": run.losses,
+        "residuals": [run.residuals.steps, run.residuals.missed, run.residuals.worst],
     }
     part = run.folder / f".{STATE}.part"
     with _disk(run.folder):
@@ -276,6 +296,7 @@ def restore(program: Program, folder: Path, seed: int) -> Run:
         run.states[name] = kind(**saved)
     run.reports = {name: [(step, value) for step, value in rows] for name, rows in content["reports"].items()}
     run.losses = list(content["losses"])
+    run.residuals.steps, run.residuals.missed, run.residuals.worst = content["residuals"]
     _rewind(run, folder)
     return run
 

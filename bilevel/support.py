@@ -52,7 +52,9 @@ def _variables(level: ir.Level) -> Iterator[Diagnostic]:
                 yield _missing("`warm` inside another expression", variable.start.span)
     warmed = [v for v in level.variables if isinstance(v.start, ir.Builtin) and v.start.function == "warm"]
     if warmed and (len(warmed) != len(level.variables) or level.parent is None or level.copies):
-        yield _missing("`warm` in this place", warmed[0].span, "warm in a level directly inside a top level, not copied")
+        yield _missing(
+            "`warm` in this place", warmed[0].span, "warm in a level directly inside a top level, not copied"
+        )
 
 
 def _indices(level: ir.Level) -> Iterator[Diagnostic]:
@@ -71,7 +73,9 @@ def _draws(level: ir.Level) -> Iterator[Diagnostic]:
         if draw.source.reads & inside:
             yield _missing("a draw that uses the solution of a level inside", draw.span)
         if not isinstance(draw.source, ir.Sample | ir.Builtin):
-            yield _missing(f"`{draw.source.span.text}` as a draw", draw.span, "a source with a number, as data.train[128]")
+            yield _missing(
+                f"`{draw.source.span.text}` as a draw", draw.span, "a source with a number, as data.train[128]"
+            )
 
 
 def _solvers(level: ir.Level) -> Iterator[Diagnostic]:
@@ -96,10 +100,15 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     elif phase.duration is None and all(s.name in SOLVERS for s in phase.solvers) and kind(level) != "closed form":
         yield Diagnostic("B103", f"`{level.name}` does not say for how long", phase.span, fix="for 100 steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "epochs" and not _one_finite(level):
+        if any(d.source.axes for d in level.draws):
+            yield _missing("epochs of a data set that an index gives", phase.span, "for N steps")
+            return
         message = f"epochs of `{level.name}` need exactly one draw from a finite data set in it"
         yield Diagnostic("B219", message, phase.span, fix="for N steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "generations":
-        yield Diagnostic("B219", f"`{phase.solvers[0].name}` counts steps, not generations", phase.span)
+        if all(s.name in SOLVERS for s in phase.solvers):
+            message = f"`{phase.solvers[0].name}` counts steps, not generations"
+            yield Diagnostic("B219", message, phase.span, fix=f"for {phase.duration.count.span.text} steps")
 
 
 def _until(duration: ir.Until) -> Iterator[Diagnostic]:
@@ -153,5 +162,5 @@ def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:
     if entry.mode not in MODES:
         yield _missing(f"the mode `{entry.mode}`", entry.span, f"one of {', '.join(MODES)}")
     for option in entry.options:
-        if option.name == "update" or (entry.mode == "ift" and option.name in ("through", "sign", "batch")):
+        if (entry.mode == "ift" and option.name in ("through", "sign", "batch")):
             yield _missing(f"`{entry.mode}({option.span.text})`", option.span)

@@ -14,16 +14,16 @@ from bilevel.dsl.dependence import check_dependence
 from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.iterates import check_iterates
 from bilevel.dsl.moves import check_phase
-from bilevel.dsl.nearest import nearest
 from bilevel.dsl.objectives import check_number
 from bilevel.dsl.parts import check_params, check_uses, constant
 from bilevel.dsl.paths import solver_name
+from bilevel.dsl.replaced import check_setting, is_index
 from bilevel.dsl.schedules import check_schedule
 from bilevel.dsl.scope import build_scope
 from bilevel.dsl.tokens import words
 from bilevel.dsl.types import Type
 from bilevel.dsl.unused import unused
-from bilevel.dsl.walk import header_span, name_span
+from bilevel.dsl.walk import header_span
 from bilevel.errors import Diagnostic, RecipeError, Span
 from bilevel.registry import Manifest
 
@@ -149,7 +149,7 @@ def _report(checker: Checker, place: Place, node: nodes.Report) -> ir.Report:
     indices: list[ir.Index] = []
     for change in node.changes:
         if isinstance(change, nodes.Index):
-            if not _is_index(checker, place, change):
+            if not is_index(checker, place, change):
                 continue
             replaced[change.name] = index_type(checker, place, change)
             source = check_source(checker, place, change)
@@ -163,28 +163,9 @@ def _report(checker: Checker, place: Place, node: nodes.Report) -> ir.Report:
         checker.report(Diagnostic("B309", message, node.every.count.span, fix="every 100 steps"))
         every = 1
     settings = tuple(c for c in node.changes if isinstance(c, nodes.Override))
+    for setting in settings:
+        check_setting(checker, setting)
     return ir.Report(node.name, value, tuple(indices), settings, every, node.span)
-
-
-def _is_index(checker: Checker, place: Place, change: nodes.Index) -> bool:
-    """Whether the name after `with` is an index that a report can take from elsewhere."""
-    symbol = checker.scope.look(place.level, change.name)
-    if symbol is not None and symbol.kind == "index":
-        return True
-    known = [n for n, s in checker.scope.in_sight(place.level).items() if s.kind == "index"]
-    guess = nearest(change.name, known)
-    checker.report(
-        Diagnostic(
-            "B208",
-            f"`{change.name}` is not an index of `{place.level}`",
-            name_span(change, change.name),
-            f"did you mean `{guess}`?" if guess else "",
-            why="`with` gives a report other draws for an index that is open in its level",
-            fix=f"with {change.span.text.replace(change.name, guess, 1)}" if guess else "",
-            note=f"indices here: {', '.join(known) or 'none'}",
-        )
-    )
-    return False
 
 
 def _check_lets(checker: Checker, place: Place, node: nodes.Level) -> None:

@@ -49,7 +49,7 @@ def _entry(checker: Checker, node: nodes.Entry) -> ir.Entry:
         checker.report(_no_mode(node, mode))
     else:
         _check_options(checker, mode, arguments)
-    return ir.Entry(node.name, mode, arguments, node.span, _checked(checker, node.name, arguments))
+    return ir.Entry(node.name, mode, arguments, node.mode.span, _checked(checker, node.name, arguments))
 
 
 def _checked(checker: Checker, level: str, arguments: tuple[nodes.Argument, ...]) -> dict[str, ir.Expr]:

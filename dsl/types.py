@@ -235,8 +235,10 @@ def from_json(data: Mapping[str, object]) -> Type:
 
 
 def _element(name: object) -> Literal["real", "integer"]:
-    if name == "real" or name == "integer":
-        return name
+    if name == "real":
+        return "real"
+    if name == "integer":
+        return "integer"
     raise ValueError(f"not an element type: {name!r}")
 
 

@@ -16,7 +16,7 @@ from bilevel.backends.reference.domains import to_free
 from bilevel.backends.reference.expressions import evaluate, part_of
 from bilevel.backends.reference.scope import Scope, every_copy
 from bilevel.backends.reference.support import Unsupported
-from bilevel.backends.reference.trees import Copies, Tree, leafwise, number
+from bilevel.backends.reference.trees import Copies, Tree, leafwise, number, plain
 from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.random import fold
 from bilevel.backends.torch_func.sampling import draw, draw_epoch, draw_normal, draw_uniform
@@ -36,7 +36,7 @@ def copy_key(key: Tensor, axes: tuple[str, ...], at: Mapping[str, int]) -> Tenso
 
 def distribution(source: ir.Builtin, key: Tensor, scope: Scope, like: Tree, shape: tuple[int, ...]) -> Tree:
     """Numbers of `normal(...)` or `uniform(...)`; no derivative passes through them."""
-    first, second = (float(evaluate(a, scope)) for a in source.arguments)
+    first, second = (plain(evaluate(a, scope)) for a in source.arguments)
     return DISTRIBUTIONS[source.function](key, first, second, like, shape)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bilevel.backends.reference.trees import Tree, leafwise, leaves
+from bilevel.backends.reference.trees import Tree, leafwise, leaves, plain
 
 Step = Callable[[Tree, Any, Tree, int, Mapping[str, Any]], tuple[Tree, Any]]
 
@@ -59,8 +59,8 @@ def first_state(name: str, x: Tree) -> Any:
 
 def clipped(gradient: Mapping[str, Tree], limit: Any) -> dict[str, Tree]:
     """The gradient of all variables that one solver moves, not longer than `limit`; 0 is no limit."""
-    squares = sum((leaf**2).sum() for tree in gradient.values() for leaf in leaves(tree))
-    if float(limit) == 0 or float(squares) <= float(limit) ** 2:
+    squares = torch.stack([(leaf**2).sum() for tree in gradient.values() for leaf in leaves(tree)]).sum()
+    if plain(limit) == 0 or plain(squares) <= plain(limit) ** 2:
         return dict(gradient)
     length = squares**0.5
     return {name: leafwise(lambda g: g * (limit / length), tree) for name, tree in gradient.items()}

@@ -40,6 +40,11 @@ def number(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
 
 
+def plain(value: Any) -> float:
+    """A number without its graph."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
 def leafwise(function: Callable[..., Any], *trees: Tree) -> Tree:
     """`function` of corresponding leaves; what is no dictionary goes with every leaf."""
     for tree in trees:

@@ -8,7 +8,7 @@ mixed product are both directional derivatives, by Schwarz) or by a vjp of it; l
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.source import Assign, Comment, Function, Loop, Return, Statement
+from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func.forward import checkpoint_count
 from bilevel.backends.torch_func.implicit import pullback_body
 from bilevel.backends.torch_func.levels import (
@@ -62,6 +62,9 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
     """The walk from the last step to the first, and the start."""
     cut = adjoint.window is not None
     alone = [] if cut else _start_only(coder, level)
+    if adjoint.update:
+        zero = [Assign(f"d_{t}", f"zeros({t})") for t in names]
+        return [Assign("d_solver", "zeros(states[-1][1])"), *zero, *_over_window(coder, level, adjoint)]
     body: list[Statement] = [Assign("d_solver", "zeros(states[-1][1])")]
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in alone]
     match adjoint.store:
@@ -72,6 +75,20 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
         case "even" | "binomial":
             body += _over_checkpoints(coder, level, adjoint, names)
     return body if cut else [*body, *_pull_start(coder, level)]
+
+
+def _windowed(coder: Coder, level: ir.Level) -> bool:
+    adjoint = coder.plan.choices[level.name].adjoint
+    return isinstance(adjoint, Unroll) and adjoint.update
+
+
+def _over_window(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
+    """The steps of one window, which began with step `first`; the start belongs to the first window."""
+    body = _one_step(coder, level, adjoint, "states[step - first]")
+    start = _pull_start(coder, level)
+    last = "first + len(states) - 1"
+    lines: list[Statement] = [*keys(coder, level, last), Loop("step", f"reversed(range(first, {last}))", tuple(body))]
+    return [*lines, *([If("first == 0", tuple(start))] if start else [])]
 
 
 def _over_states(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
@@ -163,7 +180,7 @@ def _parameters(coder: Coder, level: ir.Level, targets: list[str]) -> list[str]:
     cotangents = [f"d_{coder.writer.name(f'@{n}' if facts.iterates else n)}" for n in level.names]
     given = [p for p in coder.known[f"{level.name}_forward"] if p not in ("keep", "key")]
     missing = [t for t in targets if t not in given]
-    return ["states", *cotangents, *given, *missing, "key"]
+    return ["states", *cotangents, *given, *missing, *(["first"] * _windowed(coder, level)), "key"]
 
 
 def _initial(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -173,7 +190,8 @@ def _initial(coder: Coder, level: ir.Level) -> list[Statement]:
     if coder.plan.facts[level.name].iterates:
         for variable in level.variables:
             value = coder.writer.name(variable.name)
-            lines.append(Assign(f"d_{value}", f"d_{value}_at[-1]"))
+            last = "first + len(states) - 1" if _windowed(coder, level) else "-1"
+            lines.append(Assign(f"d_{value}", f"d_{value}_at[{last}]"))
     lines += _to_free(coder, level, "states[-1][0]")
     if len(names) > 1:
         lines.append(Assign(_packed_cotangent(names), pack([f"d_{n}" for n in names])))
@@ -306,6 +324,13 @@ def _reverse(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Stat
 
 def _inject(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
     """The cotangent that the outer objective gives the iterate before this step."""
+    if _windowed(coder, level):
+        # Only the start is an iterate of the window that stands before its first step, and of the first window alone.
+        return [If(" and ".join(f"step in d_{coder.writer.name(n)}_at" for n in level.names), tuple(_injected(coder, level, cotangent)))]
+    return _injected(coder, level, cotangent)
+
+
+def _injected(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
     lines: list[Statement] = []
     for variable in level.variables:
         value = coder.writer.name(variable.name)
@@ -337,7 +362,7 @@ def _pull_start(coder: Coder, level: ir.Level) -> list[Statement]:
     if not through or is_warm(level):
         return []
     cotangent = _packed_cotangent(own(coder, level))
-    alone = _start_only(coder, level)
+    alone = [] if _windowed(coder, level) else _start_only(coder, level)
     left = ", ".join(f"d_{t}" if t in alone else f"more_{t}" for t in through)
     return [
         Assign("_, pull", f"vjp(lambda {', '.join(through)}: {coder.call(start)}, {', '.join(through)})"),

@@ -7,7 +7,7 @@ recipe names and gives the outermost levels as `Phase`s, whose functions are pur
 from __future__ import annotations
 
 from bilevel.backends.source import Class, Comment, Function, Module, Statement, Text, to_text
-from bilevel.backends.torch_func import adjoint, inline, levels, top
+from bilevel.backends.torch_func import adjoint, inline, levels, top, windows
 from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.levels import Coder
@@ -65,7 +65,7 @@ def emit(plan: Plan, version: str) -> str:
 def _writer(plan: Plan) -> Writer:
     program = plan.program
     constants = frozenset({u.name for u in program.uses} | {p.name for p in program.params})
-    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach")
+    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach", "begun")
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}
@@ -82,7 +82,9 @@ def _functions(coder: Coder, step: Step) -> list[Function]:
         case "objective":
             return [levels.objective_function(coder, step)]
         case "gradient":
-            return [levels.gradient_function(coder, step)]
+            level = coder.program.level(step.level)
+            cut = windows.windowed(coder.plan, level)
+            return [windows.gradient_function(coder, level, *cut, step) if cut else levels.gradient_function(coder, step)]
         case "update":
             return [levels.update_function(coder, step)]
         case "forward":

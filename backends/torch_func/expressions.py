@@ -35,7 +35,9 @@ class Writer:
     constants: frozenset[str]
     taken: frozenset[str]
     settings: Mapping[Place, str]
-    maximised: frozenset[str] = frozenset()
+    maximised: bool = False
+    windowed: frozenset[str] = frozenset()
+    """variables whose iterates are those of one window, by number"""
     lets: dict[str, list[Function]] = field(default_factory=dict)
 
     def name(self, name: str) -> str:
@@ -187,11 +189,18 @@ def _reduced(writer: Writer, expr: ir.Reduced) -> str:
     order = [a for a in expr.body.axes if a in closed]
     kind = "min" if expr.kind == "worst" and writer.maximised else "max" if expr.kind == "worst" else expr.kind
     for binder in reversed([b for b in expr.binders if b.source is not None]):
-        text = f"torch.stack([{text} for {_counter(writer, binder)}]).{REDUCERS[kind]}"
+        text = f"gathered([{text} for {_counter(writer, binder)}{_in_window(writer, expr, binder)}]).{REDUCERS[kind]}"
     text = mapped(writer, text, order, free_reads(expr.body) if not _counted(expr) else free_reads(expr))
     for _ in order:
         text = f"{text}.{REDUCERS[kind]}"
     return text
+
+
+def _in_window(writer: Writer, expr: ir.Reduced, binder: ir.Binder) -> str:
+    """Leaves out the terms whose iterates are not of the window."""
+    found = [e for e in ir.walk(expr.body) if isinstance(e, ir.IterateOf) and e.name in writer.windowed]
+    tests = {f"{write(writer, e.at)} in {writer.name(f'@{e.name}')}" for e in found if binder.name in free_reads(e.at)}
+    return f" if {' and '.join(sorted(tests))}" if tests else ""
 
 
 def _counted(expr: ir.Reduced) -> bool:

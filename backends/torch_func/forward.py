@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
-from bilevel.backends.torch_func import draws, implicit
+from bilevel.backends.torch_func import draws, implicit, windows
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
 from bilevel.backends.torch_func.levels import (
     Coder,
@@ -38,6 +38,8 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
         case "until" | "fixed point":
             return implicit.until_functions(coder, level, step)
     match coder.plan.choices[level.name].adjoint:
+        case Unroll(update=True):
+            return [advance_function(coder, level), windows.begin_function(coder, level), _plain(coder, level, step, None)]
         case Unroll(store="residuals"):
             return [move_function(coder, level), _with_residuals(coder, level, step)]
         case Unroll(store="even" | "binomial") as adjoint:
@@ -267,7 +269,7 @@ def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
     )
     first: tuple[Statement, ...] = (
         Assign("directions", f"basis({wanted})"),
-        Assign("tangents", f"push_start(lambda {', '.join(names)}: {start}, {wanted}, directions, solver)"),
+        Assign("tangents", f"push_into(lambda {', '.join(names)}: {start}, {wanted}, directions, solver)"),
     )
     body: list[Statement] = [*begin(coder, level, x), Assign("tangents", "()"), If("keep", first)]
     body += keys(coder, level, steps)

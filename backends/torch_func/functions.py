@@ -38,6 +38,11 @@ def smallest(value: Tree) -> Tensor:
     return torch.stack([leaf.amin() for leaf in leaves(value)]).amin()
 
 
+def gathered(values: list[Tensor]) -> Tensor:
+    """The values of a counted reducer side by side; a single zero where the count is empty."""
+    return torch.stack(values) if values else torch.zeros(1)
+
+
 def sqnorm(value: Tree) -> Tensor:
     """Sum of squares over all entries, real[]."""
     return total(tree_map(lambda a: a * a, value))

@@ -15,7 +15,7 @@ from bilevel.backends.torch_func import draws
 from bilevel.backends.torch_func.expressions import Axes, Writer, free_reads, mapped, parameters_of, write
 from bilevel.errors import Span
 from bilevel.kinds import kind
-from bilevel.modes import Implicit
+from bilevel.modes import Implicit, Unroll
 from bilevel.plan import Plan, Step
 
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
@@ -190,10 +190,11 @@ def objective_function(coder: Coder, step: Step) -> Function:
     assert level.objective is not None
     value = level.objective.value
     coder.writer.maximised = level.objective.sense == "maximize"
+    coder.writer.windowed = frozenset(n for i in level.levels if _is_windowed(coder, i) for n in i.names)
     text = write(coder.writer, value)
     reads = free_reads(value) | {a: draws.index_axes(coder.program, a) for a in level.copies}
     text = mapped(coder.writer, text, level.copies, reads)
-    coder.writer.maximised = False
+    coder.writer.maximised, coder.writer.windowed = False, frozenset()
     text = f"{text}.sum()" if level.copies else text
     text = f"-({text})" if level.objective.sense == "maximize" else text
     names = parameters_of(coder.writer, value)
@@ -203,6 +204,11 @@ def objective_function(coder: Coder, step: Step) -> Function:
     doc = f"What {level.name} {level.objective.sense}s" + (f", summed over {' and '.join(level.copies)}" if level.copies else "")
     negative = ", as a negative number" if level.objective.sense == "maximize" else ""
     return coder.function(f"{level.name}_objective", [*first, *rest], f"{doc}{negative}.", [Return(text)], step.span)
+
+
+def _is_windowed(coder: Coder, inner: ir.Level) -> bool:
+    adjoint = coder.plan.choices[inner.name].adjoint
+    return isinstance(adjoint, Unroll) and adjoint.update
 
 
 def _inner_names(coder: Coder, level: ir.Level) -> list[str]:

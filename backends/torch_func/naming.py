@@ -10,7 +10,8 @@ from collections.abc import Iterable
 OWN = frozenset(
     """build torch vmap grad vjp jvp grad_and_value functional_call key keys step steps state states solver count
     gradient value begin keep cotangent pull curvature Tensor NamedTuple Any nn math device dtype self seed report
-    program Phase Program Report index moved more number np namedtuple variables level_key free moved""".split()
+    program Phase Program Report index moved more number np namedtuple variables level_key inner_key carried first last dropped free moved ends notes
+    first last kept dropped back directions tangents""".split()
 )
 """words the emitted code uses itself"""
 

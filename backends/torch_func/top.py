@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Return, Statement
-from bilevel.backends.torch_func import draws
+from bilevel.backends.torch_func import draws, windows
 from bilevel.backends.torch_func.expressions import free_reads, mapped, write
 from bilevel.backends.torch_func.levels import (
     Coder,
@@ -51,16 +51,30 @@ def step_function(coder: Coder, step: Step) -> Function:
         *_ends(coder, level),
         *_draws(coder, level),
     ]
-    gradient = coder.call(f"{level.name}_gradient")
     x = pack(own(coder, level))
-    body.append(Assign("gradient, value, ends, notes", gradient))
-    update = coder.call(f"{level.name}_update", variables=x, solver="state.solver", count="state.step")
-    body.append(Assign(f"{x}, solver", update))
+    body += _moved(coder, level, x)
     value = "-value" if level.objective is not None and level.objective.sense == "maximize" else "value"
     body.append(Return(f"State(state.step + 1, {x}, solver, ends, notes), {value}"))
     parameters = ["state", "key", *outside(coder, level)]
     doc = f"One step of {level.name}: the next state, and the objective before the step."
     return coder.function(f"{level.name}_step", parameters, doc, body, step.span, len(parameters))
+
+
+def _moved(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The gradient and the outer solver's step, or one of each for every window of the level inside."""
+    cut = windows.windowed(coder.plan, level)
+    if cut is not None:
+        return [*windows.windows_body(coder, level, *cut), Assign("ends, notes", "{}, {}")]
+    update = coder.call(f"{level.name}_update", variables=x, solver="state.solver", count="state.step")
+    return [Assign("gradient, value, ends, notes", coder.call(f"{level.name}_gradient")), Assign(f"{x}, solver", update)]
+
+
+def _first_window(coder: Coder, level: ir.Level) -> list[Statement]:
+    """What the gradient of the first window needs besides."""
+    cut = windows.windowed(coder.plan, level)
+    if cut is None:
+        return []
+    return [Assign("carried, first", "None, 0"), Assign("inner_key", f'fold(key, "{cut[0].name}")')]
 
 
 def hypergradient_function(coder: Coder, step: Step) -> Function:
@@ -73,6 +87,7 @@ def hypergradient_function(coder: Coder, step: Step) -> Function:
         *_own_values(coder, level),
         *_ends(coder, level),
         *_draws(coder, level),
+        *_first_window(coder, level),
         Return(f"{coder.call(f'{level.name}_gradient')}[:2]"),
     ]
     parameters = ["state", "key", *outside(coder, level)]

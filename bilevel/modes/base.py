@@ -34,7 +34,8 @@ class Unroll:
     the gradient, `none` holds the gradient constant. `gradient`: where the update's vjp takes the value of the
     gradient from: computed `again`, `kept` from the forward pass, or `unused` because the update is linear in it.
     `store`: all `iterates`, the `residuals` of every step, or states at evenly spread or binomial checkpoints, their
-    number in `checkpoints` (None: the root of the number of steps). `window`: only the last so many steps.
+    number in `checkpoints` (None: the root of the number of steps). `window`: only the last so many steps;
+    with `update` every so many steps, each time followed by a step of the outer solver.
     """
 
     product: Literal["mixed", "reverse", "none"]
@@ -42,6 +43,7 @@ class Unroll:
     store: Literal["iterates", "residuals", "even", "binomial"] = "iterates"
     checkpoints: int | None = None
     window: int | None = None
+    update: bool = False
 
 
 @dataclass(frozen=True, slots=True)

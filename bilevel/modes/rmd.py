@@ -20,18 +20,20 @@ class Reverse:
 
     `order = 1` holds the gradient inside each step constant (first-order MAML). `window` carries derivatives
     through the last so many steps only. `checkpoint` keeps so many states, evenly spread (`sqrt`: the root of the
-    number of steps), or by the binomial rule; `store = residuals` keeps all that the adjoint needs of every step.
+    number of steps), or by the binomial rule; `update = each` steps the outer solver after every window; `store = residuals` keeps all that the adjoint needs of every step.
     """
 
     order: Literal[1, 2] = 2
     window: int | None = None
     checkpoint: int | Literal["sqrt", "binomial", "auto"] | None = None
     store: Literal["iterates", "residuals"] = "iterates"
+    update: bool = False
 
     @property
     def title(self) -> str:
         options = [f"order = {self.order}"] * (self.order != 2)
         options += [f"window = {self.window}"] * (self.window is not None)
+        options += ["update = each"] * self.update
         options += [f"checkpoint = {self.checkpoint}"] * (self.checkpoint is not None)
         options += [f"store = {self.store}"] * (self.store != "iterates")
         return f"rmd({', '.join(options)})" if options else "rmd"
@@ -45,7 +47,18 @@ class Reverse:
         if self.order == 1 and held:
             why = f"`{held[0]}` enters only the inner gradient, which order = 1 holds constant"
             return Verdict(False, "path", why, "B413")
+        if self.update:
+            return self._windows(level)
         return self._storage(facts)
+
+    def _windows(self, level: ir.Level) -> Verdict:
+        """`update = each` cuts a whole number of windows, and goes with `window` and `order` alone."""
+        if self.window is None or steps_of(level) % self.window:
+            why = f"`update = each` needs a window that divides the {steps_of(level):g} steps of {level.name}"
+            return Verdict(False, "semantics", why, "B506")
+        if self.checkpoint is not None or self.store == "residuals":
+            return Verdict(False, "semantics", "`update = each` goes with `window` and `order` only", "B506")
+        return Verdict(True)
 
     def _storage(self, facts: LevelFacts) -> Verdict:
         """Options that exclude each other, and iterates that are not kept."""
@@ -59,6 +72,8 @@ class Reverse:
         return Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
+        if self.update:
+            return "surrogate"
         cut = self.window is not None and self.window < steps_of(level)
         return "biased" if self.order == 1 or cut else "exact"
 
@@ -68,11 +83,12 @@ class Reverse:
         if self.checkpoint is not None:
             store = "binomial" if self.checkpoint == "binomial" else "even"
         count = self.checkpoint if isinstance(self.checkpoint, int) else None
-        window = self.window if self.window is not None and self.window < steps_of(level) else None
+        window = self.window if self.window is not None and (self.update or self.window < steps_of(level)) else None
         if self.order == 1:
-            return Unroll("none", "kept" if needs_value else "unused", store, count, window)
+            value: Literal["again", "kept", "unused"] = "unused" if not needs_value else "again" if self.update else "kept"
+            return Unroll("none", value, store, count, window, self.update)
         product: Literal["mixed", "reverse"] = "mixed" if facts.symmetric and not _restricted(level) else "reverse"
-        return Unroll(product, "again" if needs_value else "unused", store, count, window)
+        return Unroll(product, "again" if needs_value else "unused", store, count, window, self.update)
 
 
 def steps_of(level: ir.Level) -> float:

@@ -6,12 +6,17 @@ awkward name below is tried in every role of one recipe that has one of each.
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping
 
 import pytest
 import torch
 
-from tests.zoo.compiled import compile_text, hypergradient, run
+from bilevel import pipeline
+from bilevel.backends.torch_func import inline
+from bilevel.backends.torch_func.naming import python_name
+from tests.zoo.compiled import compile_text, hypergradient, plan_text, run
 from tests.zoo.test_problems import error
 
 RECIPE = """recipe names
@@ -77,8 +82,37 @@ def plain() -> list[torch.Tensor]:
     return numbers({role: f"n{i}" for i, role in enumerate(ROLES)})
 
 
-@pytest.mark.parametrize("first", range(len(NAMES)), ids=lambda first: NAMES[first])
+QUICK = range(0, len(NAMES), 4)  # every name in four or five roles; `-m slow` tries it in all
+SLOW = [pytest.param(i, marks=pytest.mark.slow) for i in range(len(NAMES)) if i not in QUICK]
+
+
+@pytest.mark.parametrize("first", [*QUICK, *SLOW], ids=lambda first: NAMES[first])
 def test_names_change_no_number(first: int, plain: list[torch.Tensor]) -> None:
     names = {role: NAMES[(first + i) % len(NAMES)] for i, role in enumerate(ROLES)}
     for found, expected in zip(numbers(names), plain, strict=True):
         assert error(found.numpy(), expected.numpy()) < 1e-12
+
+
+SCHEDULES = ("rmd", "rmd(order = 1)", "rmd(checkpoint = sqrt)", "rmd(checkpoint = binomial)", "rmd(store = residuals)", "rmd(window = 2)", "fmd")
+
+
+@pytest.mark.parametrize("mode", SCHEDULES)
+def test_words_of_the_emitted_code_are_kept_from_recipes(mode: str) -> None:
+    """Every word that an emitted function gives a meaning is the recipe's own, or one that no recipe's name becomes."""
+    names = {role: f"n{i}" for i, role in enumerate(ROLES)}
+    text = renamed(names)
+    if mode not in ("rmd", "rmd(order = 1)", "rmd(store = residuals)"):
+        text = text.replace(f"{names['PHI']}@{names['TIME']}", names["PHI"])  # those modes keep no iterates
+    text += f"schedule {{ {names['FIT']} : {mode} {names['AGAIN']} : {mode} }}"
+    tree = ast.parse(pipeline.emit(plan_text(text)))
+    (build,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
+    functions = {node.name for node in ast.walk(build) if isinstance(node, ast.FunctionDef)} | set(inline.definitions())
+    given = {node.id for node in ast.walk(build) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    given |= {node.arg for node in ast.walk(build) if isinstance(node, ast.arg)}
+    words = {re.sub(r"n[0-9]+", "x", word) for word in given} - {"x"}
+    assert {word for word in words if python_name(word, functions) == word} <= {"x_steps"}  # a level's: see `taken`
+
+
+def test_no_runtime_function_is_named_like_a_function_of_a_level() -> None:
+    operations = "start draw objective gradient update forward pullback move advance step begin values".split()
+    assert not [n for n in inline.definitions() if n.rpartition("_")[2] in operations and "_" in n]

@@ -1,0 +1,77 @@
+"""The oracle's door: objective and hypergradient of one step of an outermost level, from a state and a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import ir
+from bilevel.backends.reference.drawing import start, step_scope
+from bilevel.backends.reference.levels import State as Inner
+from bilevel.backends.reference.levels import gradient
+from bilevel.backends.reference.scope import outermost
+from bilevel.backends.reference.trees import Tree, detached, leafwise
+from bilevel.backends.torch_func.random import fold
+from bilevel.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where an outermost level stands.
+
+    `step`: steps taken. `variables`: in free coordinates, by name. `known`: solutions of outermost levels before this
+    one, in their own coordinates. `ends`: where warm levels inside ended; absent before the first step.
+    """
+
+    step: int
+    variables: Mapping[str, Tree]
+    known: Mapping[str, Tree] = field(default_factory=dict)
+    ends: Mapping[str, Inner | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one step sees: the objective as it is minimised, its hypergradient, and the ends of warm levels."""
+
+    value: Tensor
+    hypergradient: dict[str, Tree]
+    ends: dict[str, Inner]
+
+
+def hypergradient(
+    program: ir.Program, plan: Plan, parts: Mapping[str, Any], state_values: State, key: Tensor, phase: str
+) -> dict[str, Tree]:
+    """The hypergradient of an outermost level at a state, by variable, in free coordinates; see `step_values`."""
+    return step_values(program, plan, parts, state_values, key, phase).hypergradient
+
+
+def step_values(
+    program: ir.Program, plan: Plan, parts: Mapping[str, Any], state_values: State, key: Tensor, phase: str
+) -> Found:
+    """Objective and hypergradient of the next step of an outermost level, for the draws of the emitted module.
+
+    `parts` are the bound parts in float64, `key` the key of the run. Cost: one interpreted walk for each copy of each
+    step of each level, twice for biased modes. Fails when: the plan has what `SUPPORTED` denies (`Unsupported`).
+    """
+    level = program.level(phase)
+    scope = outermost(plan, parts, state_values.known)
+    level_key = fold(key, level.name)
+    inside = step_scope(scope, level, level_key, state_values.step)
+    x = {name: _as_variable(tree) for name, tree in state_values.variables.items()}
+    found = gradient(inside, level, x, fold(level_key, state_values.step), state_values.ends)
+    return Found(found.value.detach(), detached(found.by_name), found.ends)
+
+
+def begin(plan: Plan, parts: Mapping[str, Any], key: Tensor, phase: str, known: Mapping[str, Tree]) -> State:
+    """The state before the first step of an outermost level."""
+    level = plan.program.level(phase)
+    scope = outermost(plan, parts, known)
+    return State(0, detached(start(level, fold(key, level.name), scope)), known)
+
+
+def _as_variable(tree: Tree) -> Tree:
+    return leafwise(lambda leaf: leaf.detach().to(torch.float64).requires_grad_(), tree)

@@ -1,0 +1,158 @@
+"""`rmd(window = w, update = each)`: truncated back-propagation with one outer update for each window of steps.
+
+One step of the outermost level is one solve of the level inside; after every `w` of its steps the outer objective is
+evaluated, differentiated through these steps alone, and the outer solver moves. The state of the level inside carries
+over the cut without a derivative; draws and copies of the outer step stay the same (papers/000, algorithm 1;
+papers/004, appendix C).
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func.levels import (
+    Coder,
+    begin,
+    domain_call,
+    own,
+    pack,
+    solutions,
+    steps_text,
+    to_values,
+)
+from bilevel.modes import Unroll
+from bilevel.plan import Plan, Step
+
+
+def windowed(plan: Plan, level: ir.Level) -> tuple[ir.Level, Unroll] | None:
+    """The level inside that is differentiated window by window, with how; None where there is none."""
+    for inner in level.levels:
+        adjoint = plan.choices[inner.name].adjoint
+        if isinstance(adjoint, Unroll) and adjoint.update:
+            return inner, adjoint
+    return None
+
+
+def begin_function(coder: Coder, inner: ir.Level) -> Function:
+    """The first state of the level inside."""
+    x = pack(own(coder, inner))
+    body: list[Statement] = [*begin(coder, inner, x), Return(f"({x}, solver)")]
+    start = [p for p in coder.known[f"{inner.name}_start"] if p != "key"]
+    doc = f"The state of {inner.name} before its first step."
+    return coder.function(f"{inner.name}_begun", [*start, "key"], doc, body, None)
+
+
+def gradient_function(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: Unroll, step: Step) -> Function:
+    """The gradient of the outer objective through one window, and the state at its end."""
+    window = adjoint.window
+    x = pack(own(coder, inner))
+    body: list[Statement] = [*_with_pulls(coder, level)]
+    first = coder.call(f"{inner.name}_begun", key="inner_key")
+    body.append(If("first == 0", (Assign("carried", first),)))
+    advance = coder.call(f"{inner.name}_advance", state="carried", last=f"first + {window}", key="inner_key", keep="True")
+    body.append(Assign("states", advance))
+    body += to_values(coder, inner, "states[-1][0]")
+    body += _iterates(coder, inner)
+    body += _objective(coder, level, inner)
+    body += _pull(coder, level, inner)
+    body += _back(coder, level)
+    gradient = pack([f"d_{n}" for n in solutions(coder, level)])
+    carried = f"({', '.join(f'stop({n})' for n in own(coder, inner))})" if len(own(coder, inner)) > 1 else f"stop({x})"
+    body.append(Return(f"{gradient}, value, ({carried}, stop(states[-1][1]))"))
+    parameters = _parameters(coder, level, inner)
+    doc = f"Gradient of the objective of {level.name} through {window} steps of {inner.name}, and the state after them."
+    return coder.function(f"{level.name}_gradient", parameters, doc, body, step.span)
+
+
+def _parameters(coder: Coder, level: ir.Level, inner: ir.Level) -> list[str]:
+    local = [*own(coder, level), *solutions(coder, level), *solutions(coder, inner), *own(coder, inner)]
+    local += [coder.writer.name(f"@{n}") for n in inner.names]
+    local += [f"d_{n}" for n in local] + ["states", "state", "keep", "key", "last", "first"]
+    functions = [f"{level.name}_objective", *(f"{inner.name}_{o}" for o in ("begun", "advance", "pullback"))]
+    return [*own(coder, level), *coder.needs(*functions, without=local), "carried", "first", "inner_key"]
+
+
+def _with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
+    lines: list[Statement] = []
+    for variable in level.variables:
+        if variable.domain is not None:
+            name = coder.writer.name(variable.name)
+            lines.append(Assign(f"{name}, {name}_back", f"vjp(lambda free: {domain_call(variable, 'free')}, {name}_free)"))
+    return lines
+
+
+def _back(coder: Coder, level: ir.Level) -> list[Statement]:
+    names = [(v, coder.writer.name(v.name)) for v in level.variables if v.domain is not None]
+    return [Assign(f"(d_{n},)", f"{n}_back(d_{n})") for _, n in names]
+
+
+def _iterates(coder: Coder, inner: ir.Level) -> list[Statement]:
+    """The iterates of the window by their number; the start belongs to the first window."""
+    if not coder.plan.facts[inner.name].iterates:
+        return []
+    lines: list[Statement] = []
+    for place, variable in enumerate(inner.variables):
+        value = "state[0]" if len(inner.variables) == 1 else f"state[0][{place}]"
+        value = domain_call(variable, value) if variable.domain else value
+        found = f"{{first + i: {value} for i, state in enumerate(states) if i > 0 or first == 0}}"
+        lines.append(Assign(coder.writer.name(f"@{variable.name}"), found))
+    return lines
+
+
+def _objective(coder: Coder, level: ir.Level, inner: ir.Level) -> list[Statement]:
+    objective = f"{level.name}_objective"
+    parameters = coder.known[objective]
+    names = [coder.writer.name(n) for n in inner.names]
+    wanted = [*solutions(coder, level), *names, *(coder.writer.name(f"@{n}") for n in inner.names)]
+    places = [i for i, p in enumerate(parameters) if p in wanted]
+    left = "".join(f"d_{parameters[i]}, " for i in places)
+    given = coder.call(objective).removeprefix(objective)
+    argnums = f"({', '.join(map(str, places))}{',' * (len(places) == 1)})"
+    lines: list[Statement] = [
+        Assign(f"({left.rstrip()}), value", f"grad_and_value({objective}, argnums={argnums}){given}")
+    ]
+    targets = [parameters[i] for i in places]
+    lines += [Assign(f"d_{n}", f"zeros({n})") for n in solutions(coder, level) if n not in targets]
+    return lines + _complete(coder, inner, targets)
+
+
+def _complete(coder: Coder, inner: ir.Level, targets: list[str]) -> list[Statement]:
+    """Cotangents of what the objective does not read, and those of the solution joined to those of iterates."""
+    lines: list[Statement] = []
+    for name in inner.names:
+        solution, iterates = coder.writer.name(name), coder.writer.name(f"@{name}")
+        if not coder.plan.facts[inner.name].iterates:
+            lines += [] if solution in targets else [Assign(f"d_{solution}", f"zeros({solution})")]
+            continue
+        if iterates not in targets:
+            lines.append(Assign(f"d_{iterates}", f"zeros({iterates})"))
+        if solution in targets:
+            lines.append(Assign(f"d_{iterates}[first + len(states) - 1]", f"add(d_{iterates}[first + len(states) - 1], d_{solution})"))
+    return lines
+
+
+def _pull(coder: Coder, level: ir.Level, inner: ir.Level) -> list[Statement]:
+    targets = [coder.writer.name(t) for t in coder.plan.facts[inner.name].targets]
+    more = ", ".join(f"more_{t}" for t in targets)
+    lines: list[Statement] = [Assign(more, coder.call(f"{inner.name}_pullback", key="inner_key"))]
+    return lines + [Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in targets]
+
+
+def windows_body(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: Unroll) -> list[Statement]:
+    """The updates of one outer step, one for each window; the value is their mean."""
+    x = pack(own(coder, level))
+    steps = steps_text(coder, inner)
+    gradient = coder.call(f"{level.name}_gradient")
+    update = coder.call(f"{level.name}_update", variables=x, count="count")
+    loop: tuple[Statement, ...] = (
+        Assign("gradient, value, carried", gradient),
+        Assign("count", f"state.step * ({steps} // {adjoint.window}) + first // {adjoint.window}"),
+        Assign(f"{x}, solver", update),
+        Assign("", "values.append(value)"),
+    )
+    return [
+        Assign("carried, solver, values", "None, state.solver, []"),
+        Assign("inner_key", f'fold(key, "{inner.name}")'),
+        Loop("first", f"range(0, {steps}, {adjoint.window})", loop),
+        Assign("value", "torch.stack(values).mean()"),
+    ]

@@ -1,0 +1,101 @@
+"""Messages of the planner: why a mode cannot be used for a level, and which ones can.
+
+Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B505, B507, B508.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from bilevel import ir
+from bilevel.dsl import nodes
+from bilevel.dsl.walk import name_span, walk
+from bilevel.errors import Diagnostic, RecipeError, Related, Span
+from bilevel.facts import LevelFacts, readers
+from bilevel.modes import Mode, Verdict
+
+
+def refused(
+    program: ir.Program, level: ir.Level, facts: LevelFacts, mode: Mode, verdict: Verdict, legal: Iterable[Mode]
+) -> RecipeError:
+    """The error for a mode that is named, or needed, and cannot be used."""
+    entry = next((e for e in program.schedule if e.target == level.name), None)
+    name = next((t for t in facts.targets if f"`{t}`" in verdict.why), None)
+    found = Diagnostic(
+        verdict.code,
+        f"`{level.name}` cannot be differentiated by `{mode.title}`",
+        entry.span if entry is not None else level.span,
+        related=tuple(_entrances(program, facts, (name,) if name else facts.targets))[:2],
+        why=verdict.why,
+        fix=_instead(level, legal),
+    )
+    if verdict.code not in ("B404", "B405", "B413"):
+        found = replace(found, related=found.related[-1:])
+    if verdict.code == "B505" and level.parent is not None:
+        found = replace(found, related=_iterates(level, program.level(level.parent)))
+    return RecipeError([_worded(found, level, mode.title, name)])
+
+
+def _worded(found: Diagnostic, level: ir.Level, title: str, name: str | None) -> Diagnostic:
+    """The message of a code that has one of its own."""
+    word = title.partition("(")[0]
+    match found.code:
+        case "B404" if name is not None:
+            message = f"`{word}` gives `{name}` a gradient of exactly zero"
+            return replace(found, message=message, label="differentiates the solution, not the path to it")
+        case "B405" if name is not None:
+            message = f"`{word}` cuts `{name}` off from the objective of `{level.parent}`"
+            return replace(found, message=message, label="no differentiable step is left")
+        case "B413" if name is not None:
+            message = f"`{name}` reaches the objective only through the inner gradient, which order = 1 holds constant"
+            return replace(found, message=message, why=f"{level.parent} would compute a gradient that is always zero")
+        case "B505":
+            read = found.related[0].span.text if found.related else level.name
+            why = f"`{word}` differentiates the stationary point, whatever the steps on the way"
+            return replace(found, message=f"`{read}` is an iterate, and `{word}` knows only the solution", why=why)
+    return found
+
+
+def _iterates(level: ir.Level, around: ir.Level) -> tuple[Related, ...]:
+    """Where the level around reads iterates of a level."""
+    parts = (p for e in readers(around) for p in ir.walk(e))
+    found = (p for p in parts if isinstance(p, ir.IterateOf) and p.name in level.names)
+    return tuple(Related(p.span, "read here") for p in found)[:1]
+
+
+def _entrances(program: ir.Program, facts: LevelFacts, names: Sequence[str]) -> Iterator[Related]:
+    """The declaration of the first name, and where it enters the level."""
+    declared = next(
+        (n for n in walk(program.recipe) if isinstance(n, nodes.Variable) and n.names[:1] == names[:1]), None
+    )
+    for entry in facts.enters:
+        if entry.name in names:
+            if declared is not None:
+                yield Related(
+                    name_span(declared, entry.name), f"enters only through the {_place(entry.through)}, below"
+                )
+            yield Related(_mention(entry.span, entry.name), f"{entry.name} enters here")
+            return
+
+
+def _place(through: str) -> str:
+    return {"inner": "levels inside", "objective": "inner objective"}.get(through, through)
+
+
+def _mention(span: Span, name: str) -> Span:
+    """The first time that a name stands in a text, or all of the text."""
+    return name_span(nodes.Name(name, span=span), name)
+
+
+def _instead(level: ir.Level, legal: Iterable[Mode]) -> str:
+    """The modes that could be used, without their variants."""
+    words = list(dict.fromkeys(mode.title.partition("(")[0] for mode in legal))
+    return f"{level.name} : {' or '.join(words)}" if words else ""
+
+
+def no_effect(level: ir.Level, entry: ir.Entry) -> RecipeError:
+    """B508: a mode for a level that nobody differentiates."""
+    why = f"the solution of `{level.name}` reaches no objective un-stopped, so nothing is differentiated"
+    message = f"nothing differentiates `{level.name}`, so this line has no effect"
+    return RecipeError([Diagnostic("B508", message, entry.span, why=why, fix="remove the line")])
