@@ -17,6 +17,7 @@ from bilevel import ir
 from bilevel.backends.torch_func.tree import leaves, tree_map
 from bilevel.dsl import nodes
 from bilevel.dsl.parts import constant, not_registered
+from bilevel.dsl.types import Array, Model
 from bilevel.errors import Diagnostic, RecipeError, Span, fail
 from bilevel.registry import Registry
 
@@ -64,12 +65,13 @@ def _build(use: ir.Use, registry: Registry, built: Mapping[str, Any], numbers: M
 
 
 def _left_open(use: ir.Use) -> Diagnostic:
+    given = "my_module" if isinstance(use.type, Model) else "my_tensor" if isinstance(use.type, Array) else "my_part"
     return Diagnostic(
         "B601",
         f"`{use.name}` is left open and was not given",
         use.span,
         "to be filled in by the caller",
-        fix=f'bilevel.compile("{use.span.source.name}", {use.name} = my_part)\n'
+        fix=f'bilevel.compile("{use.span.source.name}", {use.name} = {given})\n'
         f'or on the command line:  bilevel run {use.span.source.name} --with my_bindings   (which registers "{use.name}")',
     )
 
@@ -184,6 +186,6 @@ def _check_state(module: nn.Module, use: ir.Use) -> None:
         label=f"{count} {kind} layer{'s' * (count != 1)} update running_mean and running_var in place",
         why="a level must be a function of its inputs; hidden state breaks vmap and makes the\n"
         "hypergradient wrong without any message",
-        fix=f'{use.name} with norm = "batch_stats", which uses the statistics of the batch only\n'
+        fix='a network with norm = "batch_stats", which uses the statistics of the batch only\n'
         "or call .eval() on it before it is given, which freezes the statistics",
     )

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.say("interrupted")
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - our own fault, whatever it is: one line, the rest on request
+    except Exception as error:  # our own fault, whatever it is: one line, the rest on request
         if "--debug" in words:
             raise
         return _bug(error, console)
@@ -41,8 +41,8 @@ def _run(words: Sequence[str], console: Console) -> int:
     try:
         run, arguments = read_arguments(words)
         return run(arguments, console)
-    except Help as help:
-        console.result(help.text)
+    except Help as wanted:
+        console.result(wanted.text)
         return FINE
     except Usage as error:
         console.misused(str(error))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bilevel import ir
 from bilevel.dsl.types import Array, Tree
 from bilevel.equations import duration, equation, solver
-from bilevel.modes import Implicit, Leaping, Substitute, Tangents, Unroll
+from bilevel.modes import Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.plan import Candidate, Choice, Plan, repeats_of
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def _kept(plan: Plan, level: ir.Level) -> str:
             return f"keeps {steps} + 1 states{copies}"
         case Leaping(teacher=teacher, keep=keep):
             return f"keeps {teacher} + 1 teacher's states and the student's last {keep}{copies}"
+        case Perturb(samples=samples):
+            return f"keeps the last state{copies}, solves again {2 * samples} times"
         case Tangents():
             return f"carries one tangent for each number of {', '.join(plan.facts[level.name].targets)}"
     return f"keeps the last state{copies}"
@@ -174,6 +176,8 @@ def _backward(plan: Plan, level: ir.Level) -> str:
             return f"{targets} < {steps} x ({PRODUCTS[product]}) < {given}"
         case Implicit(method=method):
             return f"{targets} < vjp of the slope < linear system by {method} < {given}"
+        case Perturb(samples=samples):
+            return f"{targets} < {samples} pairs of perturbed solves < {given}"
         case Substitute():
             return f"{targets} < vjp of the closed form < {given}"
         case Leaping(teacher=teacher, inner=Unroll(product=product)):

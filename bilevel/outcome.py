@@ -74,7 +74,9 @@ def document(run: Run, seconds: float, shown: Outcome) -> Mapping[str, object]:
         "seconds": round(seconds, 3),
         "folder": None if run.folder is None else str(run.folder),
         "reports": {name: [list(row) for row in rows] for name, rows in run.reports.items()},
-        "tables": [{"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]} for t in shown.tables],
+        "tables": [
+            {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]} for t in shown.tables
+        ],
         "pictures": {caption: str(path) for caption, path in shown.pictures},
     }
 

@@ -14,7 +14,7 @@ from bilevel.errors import RecipeError, Span
 from bilevel.facts import Facts, LevelFacts, derive_facts
 from bilevel.kinds import kind
 from bilevel.modes import MODES, ClosedForm, Forward, ForwardMode, ImplicitMode, Mode, Reverse
-from bilevel.modes.options import checkpoint, implicit_mode, leap_mode, whole, word
+from bilevel.modes.options import checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
 from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
 from bilevel.refusals import no_effect, refused
 from bilevel.support import unsupported
@@ -78,6 +78,8 @@ def _named(entry: ir.Entry) -> Mode:
         return ClosedForm()
     if entry.mode == "ift":
         return implicit_mode(entry)
+    if entry.mode == "es":
+        return strategies_mode(entry)
     if entry.mode == "leap":
         return leap_mode(entry)
     values = {a.name or "": a.value for a in entry.options}

@@ -1,6 +1,6 @@
 """Messages of the planner: why a mode cannot be used for a level, and which ones can.
 
-Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B505, B507, B508.
+Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B503, B505, B507, B508.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import LevelFacts, readers
 from bilevel.modes import Mode, Verdict
+from bilevel.modes.leap import Leap
+from bilevel.modes.rmd import steps_of
 
 
 def refused(
@@ -34,6 +36,10 @@ def refused(
         found = replace(found, related=found.related[-1:])
     if verdict.code == "B505" and level.parent is not None:
         found = replace(found, related=_iterates(level, program.level(level.parent)))
+    if isinstance(mode, Leap) and verdict.code == "B503":
+        return RecipeError([_too_many_kept(found, level, mode, entry)])
+    if verdict.code == "B408":
+        return RecipeError([_not_quadratic(found, level)])
     return RecipeError([_worded(found, level, mode.title, name)])
 
 
@@ -55,6 +61,38 @@ def _worded(found: Diagnostic, level: ir.Level, title: str, name: str | None) ->
             why = f"`{word}` differentiates the stationary point, whatever the steps on the way"
             return replace(found, message=f"`{read}` is an iterate, and `{word}` knows only the solution", why=why)
     return found
+
+
+def _too_many_kept(found: Diagnostic, level: ir.Level, mode: Leap, entry: ir.Entry | None) -> Diagnostic:
+    option = next((o for o in entry.options if o.name == "keep"), None) if entry is not None else None
+    most = int(steps_of(level)) - mode.teacher
+    fix = f"keep = {most}, or " if most > 0 else ""
+    return replace(
+        found,
+        message=f"`keep = {mode.keep}` asks for more checkpoints than `{level.name}` makes",
+        span=found.span if option is None else option.span,
+        related=(Related(_count_span(level), f"{steps_of(level):g} steps, {mode.teacher} of them the teacher's"),),
+        why="",
+        fix=f"{fix}{level.name}.steps = {mode.keep + mode.teacher} or more",
+    )
+
+
+def _count_span(level: ir.Level) -> Span:
+    """Where the number of steps is written, which may be an override."""
+    duration = level.phases[-1].duration
+    return duration.count.span if isinstance(duration, ir.Steps) else level.phases[-1].span
+
+
+def _not_quadratic(found: Diagnostic, level: ir.Level) -> Diagnostic:
+    related = () if level.objective is None else (Related(level.objective.value.span, "not quadratic"),)
+    names = ", ".join(level.names)
+    return replace(
+        found,
+        message=f"`closed_form` needs an objective quadratic in `{names}`",
+        span=level.phases[-1].span,
+        related=related,
+        fix="by lbfgs() until stationary(1e-6) within 200 steps",
+    )
 
 
 def _iterates(level: ir.Level, around: ir.Level) -> tuple[Related, ...]:

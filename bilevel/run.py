@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -199,13 +198,13 @@ def _check_finite(run: Run, phase: Any, before: Any, after: Any, value: float) -
 
 def _open_folder(run: Run, folder: Path) -> None:
     """Make the folder and write what does not change; refuse one that is in use."""
-    with _disk(folder):
+    with _Disk(folder):
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if taken:
         fix = f"bilevel resume {folder}     or another --out" if (folder / ABOUT).exists() else "another --out"
         raise fail("B708", f"`{folder}` exists already; nothing was overwritten", fix=fix)
     program = run.program
-    with _disk(folder):
+    with _Disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "recipe.bl", str(program.recipe))
         _write(folder / "plan.txt", program.explain())
@@ -225,6 +224,7 @@ def _about(run: Run) -> dict[str, object]:
         "seed": run.seed,
         "device": str(program.parts.device),
         "dtype": str(program.parts.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
         "schedule": program.recipe.schedule,
         "with": list(run.modules),
         "changes": [f"{c.path}={c.value.span.text}" for c in program.recipe.changes],
@@ -233,7 +233,7 @@ def _about(run: Run) -> dict[str, object]:
     }
 
 
-class _disk:
+class _Disk:
     """Turns what the operating system says about files into a message (B709)."""
 
     def __init__(self, path: Path) -> None:
@@ -254,14 +254,14 @@ def _write(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _log(run: Run, row: dict[str, object], found: Mapping[str, float]) -> None:
     """One line of metrics; opened for every line, so that nothing is lost when the run is killed."""
     if run.folder is not None:
         plain = {name: value if math.isfinite(value) else None for name, value in found.items()}
-        with _disk(run.folder), (run.folder / METRICS).open("a", encoding="utf-8") as file:
+        with _Disk(run.folder), (run.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({**row, **plain}) + "\n")
 
 
@@ -276,9 +276,9 @@ def _save(run: Run) -> None:
         "residuals": [run.residuals.steps, run.residuals.missed, run.residuals.worst],
     }
     part = run.folder / f".{STATE}.part"
-    with _disk(run.folder):
+    with _Disk(run.folder):
         torch.save(content, part)
-        os.replace(part, run.folder / STATE)
+        part.replace(run.folder / STATE)
 
 
 def restore(program: Program, folder: Path, seed: int) -> Run:
@@ -326,7 +326,7 @@ def _rewind(run: Run, folder: Path) -> None:
         return
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [row for row in rows if row["phase"] in earlier or (row["phase"] == current and row["step"] < step)]
-    with _disk(folder):
+    with _Disk(folder):
         _write(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
@@ -349,5 +349,5 @@ def note_resumed(folder: Path, changes: Sequence[str]) -> None:
     """Record the settings that a resumed run goes on with."""
     about = read_about(folder)
     about["resumed"] = [*about.get("resumed", []), list(changes)]
-    with _disk(folder):
+    with _Disk(folder):
         _write(folder / ABOUT, json.dumps(about, indent=1) + "\n")

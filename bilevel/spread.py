@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from bilevel import ir, pipeline
 from bilevel.dsl import nodes
@@ -70,7 +70,7 @@ def _with_twins(recipe: nodes.Recipe, names: dict[str, int]) -> nodes.Recipe:
         twins = [_twin(part) for part in level.body if isinstance(part, nodes.Report) and part.name in names]
         if twins:
             changed[id(level)] = replace(level, body=(*level.body, *twins))
-    made = cast(nodes.Recipe, substitute(recipe, changed))
+    made = substitute(recipe, changed)
     return parse(print_recipe(made), f"{recipe.name}.bl")  # read again, so that every node has a place of its own
 
 

@@ -14,7 +14,7 @@ from bilevel.facts import Facts
 from bilevel.kinds import kind
 
 SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form")
-MODES = ("auto", "rmd", "fmd", "ift", "leap", "closed_form", "none", "vmap")
+MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "closed_form", "none", "vmap")
 FUNCTIONS = ("without", "pair", "identity", "eig", "min_eig", "max_eig", "identity_gap")
 DOMAINS = ("positive", "nonnegative", "unit", "between")
 
@@ -29,8 +29,12 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
         yield from _reports(level)
         for expr in _expressions(level):
             yield from _expression(expr)
+        yield from _conflicts(level)
     for entry in program.schedule:
         yield from _schedule(entry)
+        level = facts.levels.get(entry.target)
+        if entry.mode == "leap" and level is not None and not level.targets:
+            yield _missing(f"a leap of `{entry.target}`, which nothing differentiates,", entry.span)
 
 
 def _missing(what: str, span: Span, instead: str = "") -> Diagnostic:
@@ -148,14 +152,21 @@ def _expression(expr: ir.Expr) -> Iterator[Diagnostic]:
             yield _missing(f"`{name}`", expr.span)
         case ir.Builtin(function="onehot", arguments=(_,)):
             yield _missing("`onehot` without a number of classes", expr.span, "onehot(labels, 10)")
-        case ir.Reduced(kind="pcgrad"):
-            yield _missing("`pcgrad`", expr.span, f"mean[{expr.binders[0].name}]")
         case ir.Reduced(binders=binders):
             for binder in binders:
                 if binder.source is not None and not isinstance(binder.source, ir.Counting):
                     yield _missing("a reducer over a list", binder.span)
         case ir.Apply(output=str() as output):
             yield _missing(f"the named output `{output}`", expr.span)
+
+
+def _conflicts(level: ir.Level) -> Iterator[Diagnostic]:
+    """`pcgrad` stands at the top of the objective of an outermost level, over one index."""
+    value = level.objective.value if level.objective is not None else None
+    for expr in ir.walk(value) if value is not None else ():
+        if isinstance(expr, ir.Reduced) and expr.kind == "pcgrad":
+            if expr is not value or level.parent is not None or len(expr.binders) != 1 or expr.binders[0].source:
+                yield _missing("`pcgrad` in this place", expr.span, "the whole objective of an outermost level")
 
 
 def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:

@@ -212,9 +212,7 @@ def _by_itself(checker: Checker, name: str, source: nodes.Node) -> bool:
 
 def check_variable(checker: Checker, place: Place, node: nodes.Variable) -> list[ir.Variable]:
     """The variables of one statement."""
-    domain, arguments = None, ()
-    if node.domain is not None:
-        domain, arguments = _domain(checker, node.domain)
+    domain, arguments = (None, ()) if node.domain is None else _domain(checker, node.domain)
     start = None if node.start is None else check_expr(checker, place, node.start)
     found: list[ir.Variable] = []
     for name in node.names:

@@ -43,8 +43,8 @@ def check_expr(checker: Checker, place: Place, node: nodes.Node) -> ir.Expr:
     """The checked form of an expression."""
     match node:
         case nodes.Number():
-            element = "integer" if isinstance(node.value, int) else "real"
-            return ir.Constant(span=node.span, type=Array((), element), value=node.value)
+            type_ = Array((), "integer") if isinstance(node.value, int) else Array()
+            return ir.Constant(span=node.span, type=type_, value=node.value)
         case nodes.String(value):
             return ir.Constant(span=node.span, type=Text(), value=value)
         case nodes.Name():

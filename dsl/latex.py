@@ -148,7 +148,7 @@ def _plain(span: Span) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Any text, safe inside \\text."""
+    r"""Any text, safe inside \text."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {sign: f"\\{sign}" for sign in "_#$%&{}"}
     return "".join(special.get(sign, sign) for sign in text)
@@ -179,7 +179,8 @@ def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
     for variable in level.variables:
         if variable.start is not None:
             yield variable.start
-    yield from (item.source for item in (*level.indices, *level.draws))
+    yield from (index.source for index in level.indices)
+    yield from (draw.source for draw in level.draws)
     solvers = [solver for phase in level.phases for solver in phase.solvers if solver.name == "next"]
     yield from (value for solver in solvers for value in solver.arguments.values())
 
@@ -300,7 +301,7 @@ def _builtin(function: str, arguments: tuple[ir.Expr, ...]) -> str:
 
 
 def _number(value: float) -> str:
-    """`0.01`, `10^{-4}`, `2.5 \\cdot 10^{-7}`."""
+    r"""`0.01`, `10^{-4}`, `2.5 \cdot 10^{-7}`."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     mantissa, e, exponent = text.partition("e")
     if not e:

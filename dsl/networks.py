@@ -16,11 +16,11 @@ from bilevel.errors import Diagnostic
 
 def apply_network(checker: Checker, node: nodes.Call, function: ir.Expr, arguments: tuple[ir.Expr, ...]) -> ir.Expr:
     """`net[w](x)`; a network whose output is not declared, such as a learned loss, may take several."""
-    network, parameters, output = function, (), None
-    if isinstance(network, ir.Item):
-        network, parameters = network.base, flat_groups(network.items)
+    network, parameters = _without_brackets(function)
+    output: str | None = None
     if isinstance(network, ir.Field) and isinstance(network.base.type, Model):
-        network, output = network.base, network.name
+        output = network.name
+        network = network.base
     model = function.type
     assert isinstance(model, Model)
     if not arguments or (len(arguments) > 1 and model.output is not None):
@@ -41,6 +41,13 @@ def apply_network(checker: Checker, node: nodes.Call, function: ir.Expr, argumen
         output=output,
     )
     return joined(applied, (network, *parameters, given))
+
+
+def _without_brackets(function: ir.Expr) -> tuple[ir.Expr, tuple[ir.Expr, ...]]:
+    """`net` and w of `net[w]`."""
+    if isinstance(function, ir.Item):
+        return function.base, flat_groups(function.items)
+    return function, ()
 
 
 def _several(node: nodes.Call, arguments: tuple[ir.Expr, ...]) -> ir.Expr:

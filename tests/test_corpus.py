@@ -6,8 +6,6 @@ write the recipe and run `pytest tests/test_corpus.py --update-golden`, then rea
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from bilevel.dsl.checks import check_words
 from bilevel.dsl.flatten import flatten, folder_finder
 from bilevel.dsl.format import format_text, print_recipe
 from bilevel.dsl.parse import load, parse
-from bilevel.errors import RecipeError
+from tests.corpus_messages import messages
 
 CORPUS = Path(__file__).parent / "corpus"
 GOOD = sorted((CORPUS / "good").glob("*.bl"))
@@ -27,19 +25,6 @@ SYNTAX = Path(__file__).parents[1] / "dsl"
 # Codes of syntax that need files on a disk; tests/dsl/test_parse.py and test_flatten.py have them.
 ON_DISK = {"B110", "B112", "B115", "B120"}
 SYNTAX_FILES = ("parse", "build", "checks", "blocks", "mistakes", "unexpected", "flatten", "paths")
-
-
-def messages(path: Path) -> str:
-    """What the checker says about a recipe, as a user reads it."""
-    text = path.read_text("utf-8")
-    try:
-        if importlib.util.find_spec("bilevel.pipeline") is not None:
-            importlib.import_module("bilevel.pipeline").check_text(text, path.name)
-        else:
-            flatten(parse(text, path.name), folder_finder(path.parent, CORPUS / "good"))
-    except RecipeError as error:
-        return f"{error}\n"
-    return ""
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)

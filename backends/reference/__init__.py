@@ -16,7 +16,7 @@ section 10, nesting). Memory and time grow with everything; use it on small prob
 
 from __future__ import annotations
 
-from bilevel.backends.reference.oracle import Found, State, hypergradient, step_values
+from bilevel.backends.reference.oracle import Found, State, begin, hypergradient, step_values
 from bilevel.backends.reference.support import SUPPORTED, Support, Unsupported, reasons
 
-__all__ = ["SUPPORTED", "Found", "State", "Support", "Unsupported", "hypergradient", "reasons", "step_values"]
+__all__ = ["SUPPORTED", "Found", "State", "Support", "Unsupported", "begin", "hypergradient", "reasons", "step_values"]

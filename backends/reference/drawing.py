@@ -43,16 +43,19 @@ def distribution(source: ir.Builtin, key: Tensor, scope: Scope, like: Tree, shap
 # ---- draws ---------------------------------------------------------------------------------------------------
 
 
-def step_scope(scope: Scope, level: ir.Level, level_key: Tensor, step: int) -> Scope:
-    """The scope of one step of a level: its counter and its draws."""
-    duration, key = level.phases[0].duration, fold(level_key, step)
+def step_scope(scope: Scope, level: ir.Level, level_key: Tensor, step: int, word: str | None = None) -> Scope:
+    """The scope of one step of a level: its counter and its draws; `word` stands for draws that are made once."""
+    duration, key = level.phases[0].duration, fold(level_key, step if word is None else word)
     if isinstance(duration, ir.Steps) and duration.counter is not None:
         first = evaluate(duration.first, scope) if duration.first is not None else 1
         scope = scope.having({duration.counter: first + step})
     for index in level.indices:
         scope = scope.having({index.name: _index(index, level, key, scope)})
     for one in level.draws:
-        scope = scope.having({one.name: _draw(one, level, level_key, step, scope)})
+        if _counts_epochs(level):
+            scope = scope.having({one.name: _of_epoch(one, copy_key(level_key, level.copies, scope.at), step, scope)})
+        else:
+            scope = scope.having({one.name: _draw(one, level, key, scope)})
     return scope
 
 
@@ -71,15 +74,20 @@ def _item(record: Any, place: int) -> Any:
     return record[place]
 
 
-def _draw(one: ir.Draw, level: ir.Level, level_key: Tensor, step: int, scope: Scope) -> Any:
+def _of_epoch(one: ir.Draw, key: Tensor, step: int, scope: Scope) -> Any:
+    """The batch of one step when passes over the source are counted; every copy shuffles for itself."""
+    if not isinstance(one.source, ir.Sample):
+        raise Unsupported("draws that are no samples")
+    return draw_epoch(evaluate(one.source.source, scope), _count(one.source, scope), key, step, one.name)
+
+
+def _draw(one: ir.Draw, level: ir.Level, key: Tensor, scope: Scope) -> Any:
     """A draw without an index: of every copy that its source is copied over, or else of every copy of the level."""
-    source, key = one.source, fold(level_key, step)
+    source = one.source
     if isinstance(source, ir.Builtin):
         return distribution(source, copy_key(fold(key, one.name), level.copies, scope.at), scope, NOTHING, ())
     if not isinstance(source, ir.Sample):
         raise Unsupported("draws that are no samples")
-    if _counts_epochs(level):
-        return draw_epoch(evaluate(source.source, scope), _count(source, scope), level_key, step, one.name)
 
     def of_copy(inside: Scope) -> Any:
         axes = source.axes or level.copies

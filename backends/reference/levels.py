@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from bilevel import ir
-from bilevel.backends.reference.domains import to_value
+from bilevel.backends.reference.domains import to_free, to_value
 from bilevel.backends.reference.drawing import start, step_scope
 from bilevel.backends.reference.expressions import evaluate
 from bilevel.backends.reference.implicit import newton, zeros_of
@@ -138,11 +138,10 @@ def solve(scope: Scope, level: ir.Level, key: Tensor, rule: Rule, begin: State |
     states, gradients = [state], []
     for step in range(count_steps(level, scope)):
         inside = step_scope(scope, level, key, step)
-        found = gradient(inside, level, state.x, fold(key, step)).by_name
+        found, after = one_step(inside, level, state, fold(key, step))
         if _has_arrived(level, found, scope):
             break
-        state = moved(inside, level, state, found)
-        state = state if rule.kind == "steps" else _cut(state)
+        state = after if rule.kind == "steps" else _cut(after)
         states, gradients = [*states, state], [*gradients, found]
     if rule.kind == "implicit":
         states[-1] = State(_implicit(scope, level, key, states[-1].x), states[-1].solvers, states[-1].count)
@@ -151,8 +150,29 @@ def solve(scope: Scope, level: ir.Level, key: Tensor, rule: Rule, begin: State |
     return Walk(tuple(states), tuple(gradients))
 
 
+def one_step(scope: Scope, level: ir.Level, state: State, key: Tensor) -> tuple[Iterate, State]:
+    """What vanishes where the level has arrived, and the next state: the gradient, or the way to `next`."""
+    if level.phases[0].solvers[0].name != "next":
+        found = gradient(scope, level, state.x, key).by_name
+        return found, moved(scope, level, state, found)
+    new = following(scope, level, state.x, key)
+    return leafwise(lambda a, b: a - b, state.x, new), State(new, state.solvers, state.count + 1)
+
+
+def following(scope: Scope, level: ir.Level, x: Iterate, key: Tensor) -> Iterate:
+    """The expressions after `next`, all from the values before: x@(t+1) = e(x@t)."""
+    scope = scope.having(natural(level, x))
+    for inner in (i for i in level.levels if not scope.plan.facts[i.name].unread):
+        scope, _, _ = _with_solution(scope, scope, inner, fold(key, inner.name), None)
+    given = level.phases[0].solvers[0].arguments
+    values = {v.name: evaluate(given[v.name if v.name in given else "value"], scope) for v in level.variables}
+    return {v.name: to_free(values[v.name], v.domain, v.domain_arguments) for v in level.variables}
+
+
 def _first(scope: Scope, level: ir.Level, key: Tensor) -> State:
     x = start(level, key, scope)
+    if level.phases[0].solvers[0].name == "next":
+        return State(x, ())
     solvers = level.phases[0].solvers
     return State(x, tuple({n: first_state(s.name, x[n]) for n in s.variables} for s in solvers))
 
@@ -211,7 +231,7 @@ def _batches(level: ir.Level, scope: Scope) -> int:
 
 
 def _has_arrived(level: ir.Level, found: Iterate, scope: Scope) -> bool:
-    """Whether the test after `until` holds: the largest entry of the gradient is small enough."""
+    """Whether the test after `until` holds: the largest entry of what should vanish is small enough."""
     duration = level.phases[0].duration
     if not isinstance(duration, ir.Until):
         return False
@@ -228,8 +248,9 @@ def _implicit(scope: Scope, level: ir.Level, key: Tensor, x: Iterate) -> Iterate
     """The last iterate, with the derivatives of the point where the gradient stays as it is there."""
 
     def residual(at: Iterate) -> Iterate:
-        return gradient(step_scope(scope, level, key, 0), level, at, fold(key, 0)).by_name
+        return one_step(step_scope(scope, level, key, 0, "implicit"), level, State(at, zeros), key)[0]
 
+    zeros = _first(scope, level, key).solvers
     at = {name: node(tree) for name, tree in detached(x).items()}
     offset = detached(residual(at))
     for _ in range(2):

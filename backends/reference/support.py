@@ -36,8 +36,7 @@ def _all(names: str, support: Support) -> dict[str, Support]:
 
 
 SOLVERS: dict[str, Support] = {
-    **_all("sgd adam adamw rmsprop closed_form", YES),
-    **_all("next", Support("notimpl", "x@(t+1) = e is one line, once the product has it")),
+    **_all("sgd adam adamw rmsprop closed_form next", YES),
     **_all("mirror pgd exponentiated frank_wolfe lbfgs", LATER),
     **_all("cmaes pbt random", Support("never", "nothing is differentiated: values are compared with the solver's own")),
 }

@@ -24,7 +24,7 @@ from bilevel.backends.torch_func.levels import (
     targets,
 )
 from bilevel.kinds import kind
-from bilevel.modes import Adjoint, Implicit, Leaping, Substitute, Tangents, Unroll
+from bilevel.modes import Adjoint, Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.plan import Step
 
 
@@ -41,6 +41,8 @@ def pullback_function(coder: Coder, step: Step) -> Function:
             body += pullback_body(coder, level, adjoint, cotangent)
             residual = ", residual"
             body.append(Return(f"{', '.join(f'd_{t}' for t in names)}{residual}"))
+        case Perturb():
+            body += _perturbed(coder, level, adjoint, names, cotangent)
         case Leaping(inner=inner):
             body += [Assign(cotangent, f"scaled_each(states[-1][2], {cotangent})"), Assign("states", "states[:-1]")]
             body += _unrolled(coder, level, inner, names)
@@ -156,11 +158,27 @@ def _title(adjoint: Adjoint | None) -> str:
             return words[product]
         case Implicit(method=method):
             return f"implicit differentiation, linear system by {method}"
+        case Perturb(samples=samples):
+            return f"{samples} antithetic pairs of perturbed solves"
         case Leaping(teacher=teacher):
             return f"gamma times that of the {teacher} teacher's steps"
         case Substitute():
             return "the closed form itself is differentiated"
     return "products with the tangents of the solution"
+
+
+def _perturbed(
+    coder: Coder, level: ir.Level, adjoint: Perturb, names: list[str], cotangent: str
+) -> list[Statement]:
+    """Solutions for perturbed targets, with the same draws; their difference along the cotangent."""
+    inner = ", ".join(names)
+    solve = coder.call(f"{level.name}_forward", keep="False")
+    wanted = f"({inner},)"
+    return [
+        Assign("solve", f"lambda {inner}: {solve}[-1][0]"),
+        Assign("estimate", f"perturbed(solve, {wanted}, {cotangent}, fold(key, \"es\"), {adjoint.samples}, {adjoint.sigma!r})"),
+        Return(f"estimate{'[0]' * (len(names) == 1)}"),
+    ]
 
 
 def _substituted(coder: Coder, level: ir.Level, names: list[str], cotangent: str) -> list[Statement]:

@@ -7,7 +7,7 @@ recipe names and gives the outermost levels as `Phase`s, whose functions are pur
 from __future__ import annotations
 
 from bilevel.backends.source import Class, Comment, Function, Module, Statement, Text, to_text
-from bilevel.backends.torch_func import adjoint, inline, levels, top, windows
+from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top, windows
 from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.levels import Coder
@@ -84,7 +84,7 @@ def _functions(coder: Coder, step: Step) -> list[Function]:
         case "gradient":
             level = coder.program.level(step.level)
             cut = windows.windowed(coder.plan, level)
-            return [windows.gradient_function(coder, level, *cut, step) if cut else levels.gradient_function(coder, step)]
+            return [windows.gradient_function(coder, level, *cut, step) if cut else gradients.gradient_function(coder, step)]
         case "update":
             return [levels.update_function(coder, step)]
         case "forward":

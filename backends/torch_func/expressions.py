@@ -191,6 +191,8 @@ def _reduced(writer: Writer, expr: ir.Reduced) -> str:
     for binder in reversed([b for b in expr.binders if b.source is not None]):
         text = f"gathered([{text} for {_counter(writer, binder)}{_in_window(writer, expr, binder)}]).{REDUCERS[kind]}"
     text = mapped(writer, text, order, free_reads(expr.body) if not _counted(expr) else free_reads(expr))
+    if kind == "pcgrad":
+        return f"({text} * weight).sum()"  # one gradient at a time: the weights pick it
     for _ in order:
         text = f"{text}.{REDUCERS[kind]}"
     return text

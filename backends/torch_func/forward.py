@@ -48,8 +48,9 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
             return [_leaping(coder, level, step, leap)]
         case Tangents():
             return [move_function(coder, level), _with_tangents(coder, level, step)]
-        case adjoint:
+        case Unroll() as adjoint:
             return [_plain(coder, level, step, adjoint)]
+    return [_plain(coder, level, step, None)]
 
 
 def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], kept: str) -> Function:

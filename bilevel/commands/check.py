@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bilevel import pipeline
+from bilevel import ir, pipeline
 from bilevel.commands.console import Console
 from bilevel.commands.recipes import add_modules, manifests
 from bilevel.errors import Diagnostic, RecipeError
@@ -54,7 +54,7 @@ def findings(file: str, known: Sequence[Manifest]) -> list[Diagnostic]:
     return found
 
 
-def _planned(program: pipeline.ir.Program) -> list[Diagnostic]:
+def _planned(program: ir.Program) -> list[Diagnostic]:
     """What only the planner finds; what this version cannot run yet is no mistake of the recipe."""
     from bilevel.facts import derive_facts
     from bilevel.support import unsupported

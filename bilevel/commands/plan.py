@@ -44,11 +44,11 @@ def _planned(arguments: argparse.Namespace) -> tuple[Plan, Parts | None]:
     """The plan and, unless it is symbolic, the parts that give it sizes."""
     if arguments.symbolic:
         return pipeline.plan(_recipe(arguments).program), None
+    from bilevel import program as compiler
     from bilevel.commands.modules import import_modules
-    from bilevel.program import compile
 
     recipe = open_recipe(arguments.file, arguments.settings, arguments.schedule)
-    program = compile(recipe, registry=import_modules(arguments.modules))
+    program = compiler.compile(recipe, registry=import_modules(arguments.modules))
     return program.plan, program.parts
 
 

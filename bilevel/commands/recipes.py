@@ -90,5 +90,3 @@ def manifest_places(module: str) -> list[Path]:
     folders = [Path.cwd(), *(Path(folder) for folder in sys.path if folder)]
     stems = (inside, inside / "__init__")
     return [folder / stem.with_name(f"{stem.name}.bilevel.json") for folder in folders for stem in stems]
-
-

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel.commands.console import Console
-from bilevel.commands.run import announce, build
+from bilevel.commands.run import announce, build, use_threads
 from bilevel.errors import fail
 from bilevel.recipe import Recipe, parse
 
@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     about = read_about(folder)
     changes = [text for texts in [*about["resumed"], arguments.settings] for text in texts]
     program = build(_recipe(folder, about, changes), about["with"], about["device"], about["dtype"])
+    use_threads(about["threads"])
     restored = replace(restore(program, folder, about["seed"]), modules=tuple(about["with"]))
     if arguments.settings:
         note_resumed(folder, arguments.settings)

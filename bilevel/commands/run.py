@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from bilevel.run import Callback, Run
 
 RUNS = Path("runs")
+SMALL = 50_000
+"""Numbers in all networks together below which one thread is used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="decides every draw and start (0)")
     parser.add_argument("--device", metavar="D", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of real numbers (float32)")
+    parser.add_argument(
+        "--threads", metavar="N", type=_positive, help="of one operation on a CPU; 1 for small networks"
+    )
     parser.add_argument("--json", action="store_true", help="the result as one JSON document on stdout")
 
 
@@ -39,6 +45,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     file = quick(arguments.file) if arguments.quick else arguments.file
     recipe = open_recipe(file, arguments.settings, arguments.schedule)
     program = build(recipe, arguments.modules, arguments.device, arguments.dtype)
+    use_threads(arguments.threads or threads_for(program))
     folder = free_folder(recipe.name) if arguments.out is None else Path(arguments.out)
     announce(program, folder, console)
     from bilevel.commands.watch import watched
@@ -52,10 +59,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def build(recipe: Recipe, modules: list[str], device: str, dtype: str) -> Program:
     """The compiled program with its parts."""
+    # Idle threads sleep. By default they spin, and where another program wants the core a step takes fifty times as
+    # long. OpenMP reads this when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from bilevel import program as compiler
     from bilevel.commands.modules import import_modules
-    from bilevel.program import compile
 
-    return compile(recipe, registry=import_modules(modules), device=device, dtype=real_type(dtype))
+    return compiler.compile(recipe, registry=import_modules(modules), device=device, dtype=real_type(dtype))
 
 
 def real_type(name: str) -> torch.dtype:
@@ -63,6 +73,32 @@ def real_type(name: str) -> torch.dtype:
     import torch
 
     return torch.float64 if name == "float64" else torch.float32
+
+
+def threads_for(program: Program) -> int:
+    """One thread where the networks are small: handing out the work costs more than the work.
+
+    By size and not by a measurement, since sums in another order have other bits.
+    """
+    import torch
+
+    modules = [part for part in program.parts.objects.values() if isinstance(part, torch.nn.Module)]
+    numbers = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    return 1 if numbers < SMALL else torch.get_num_threads()
+
+
+def use_threads(number: int) -> None:
+    """Set the number of threads of one operation."""
+    import torch
+
+    torch.set_num_threads(number)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def announce(program: Program, folder: Path, console: Console) -> None:

@@ -33,9 +33,10 @@ def _typed_level(level: ir.Level) -> Iterator[tuple[str, str, str, str, str, str
     for variable in level.variables:
         domain = f" in {variable.domain}" if variable.domain else ""
         yield variable.name, "variable", f"{variable.type}{domain}", per, "", "", str(variable.span)
-    for drawn in (*level.indices, *level.draws):
-        word = "index" if isinstance(drawn, ir.Index) else "draw"
-        yield drawn.name, word, str(drawn.type), per, "", "", str(drawn.span)
+    for index in level.indices:
+        yield index.name, "index", str(index.type), per, "", "", str(index.span)
+    for draw in level.draws:
+        yield draw.name, "draw", str(draw.type), per, "", "", str(draw.span)
     if level.objective is not None:
         yield level.objective.sense, "objective", *_value(level.objective.value), str(level.objective.span)
     for report in level.reports:

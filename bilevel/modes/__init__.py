@@ -1,7 +1,8 @@
 """Ways to differentiate a level, one a file; the tuple is the order in which a plan lists them."""
 
-from bilevel.modes.base import Adjoint, Class, Implicit, Leaping, Mode, Substitute, Tangents, Unroll, Verdict
+from bilevel.modes.base import Adjoint, Class, Implicit, Leaping, Mode, Perturb, Substitute, Tangents, Unroll, Verdict
 from bilevel.modes.closed_form import ClosedForm
+from bilevel.modes.es import Strategies
 from bilevel.modes.fmd import ForwardMode
 from bilevel.modes.forward import Forward
 from bilevel.modes.ift import ImplicitMode, Linear
@@ -33,7 +34,9 @@ __all__ = [
     "Leaping",
     "Linear",
     "Mode",
+    "Perturb",
     "Reverse",
+    "Strategies",
     "Substitute",
     "Tangents",
     "Unroll",

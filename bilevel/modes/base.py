@@ -86,7 +86,15 @@ class Leaping:
     inner: Unroll
 
 
-Adjoint = Unroll | Tangents | Implicit | Substitute | Leaping
+@dataclass(frozen=True, slots=True)
+class Perturb:
+    """By solving the level again for `samples` antithetic pairs of perturbed inputs."""
+
+    samples: int
+    sigma: float
+
+
+Adjoint = Unroll | Tangents | Implicit | Substitute | Leaping | Perturb
 
 
 class Mode(Protocol):

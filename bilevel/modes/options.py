@@ -8,6 +8,7 @@ from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.nearest import nearest
 from bilevel.errors import Diagnostic, RecipeError
+from bilevel.modes.es import Strategies
 from bilevel.modes.ift import ImplicitMode, Linear, Method
 from bilevel.modes.leap import Choice, Leap
 
@@ -110,8 +111,18 @@ def leap_mode(entry: ir.Entry) -> Leap:
         raise RecipeError([Diagnostic("B506", "a grid needs `choose`", entry.span, why=why, fix=fix)])
     sense = values["choose"].span.text.partition("(")[0] if choose is not None else "max"
     picked: Choice | None = None if choose is None else ("min" if sense == "min" else "max", choose)
-    spelled = " ".join(entry.span.text.partition(":")[2].split())
+    spelled = " ".join(entry.span.text.split())
     return Leap(0 if none else whole(values, "teacher") or 0, keep, gammas, weights, picked, spelled)
+
+
+LARGEST_GRID = 1_000
+"""points of a grid of gammas: the objective is evaluated at each of them"""
+
+
+def strategies_mode(entry: ir.Entry) -> Strategies:
+    """`es` with its options."""
+    values = {a.name or "": a.value for a in entry.options}
+    return Strategies(whole(values, "samples") or 16, _number(values, "sigma") or 0.01)
 
 
 def _gammas(node: nodes.Expr) -> tuple[float, ...]:
@@ -123,6 +134,8 @@ def _gammas(node: nodes.Expr) -> tuple[float, ...]:
         note = "a number from 0 to 1, or grid(lowest, highest, step)"
         raise RecipeError([Diagnostic("B506", f"`{node.span.text}` is no gamma", node.span, note=note)])
     count = round((numbers[1] - numbers[0]) / numbers[2])
+    if count > LARGEST_GRID:
+        raise RecipeError([Diagnostic("B506", f"`{node.span.text}` has more than {LARGEST_GRID:_} points", node.span)])
     return tuple(round(numbers[0] + i * numbers[2], 12) for i in range(count + 1))
 
 

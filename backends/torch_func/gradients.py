@@ -1,0 +1,225 @@
+"""The gradient of a level's objective; for a level with levels inside it is the hypergradient.
+
+Values flow down the text: levels inside are solved, then the objective. Cotangents flow up: the objective's own
+derivative first, then the pullback of each differentiated level inside, the last one first.
+"""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.source import Assign, Function, Loop, Return, Statement
+from bilevel.backends.torch_func.levels import (
+    Coder,
+    active_levels,
+    domain_call,
+    inner_names,
+    is_pulled,
+    is_warm,
+    own,
+    pack,
+    solutions,
+    solve,
+    to_values,
+    used_levels,
+)
+from bilevel.kinds import kind
+from bilevel.modes import Implicit
+from bilevel.plan import Step
+
+
+def gradient_function(coder: Coder, step: Step) -> Function:
+    """The gradient of the objective in the variables; for a level with levels inside, the hypergradient."""
+    level = coder.program.level(step.level)
+    name = f"{level.name}_gradient"
+    restricted = any(v.domain for v in level.variables)
+    if not used_levels(coder, level) and not restricted and len(level.variables) == 1 and conflicting(level) is None:
+        return _plain_gradient(coder, level, name, step)
+    body: list[Statement] = [*_values_with_pulls(coder, level)]
+    for inner in used_levels(coder, level):
+        body += solve(coder, inner)
+    sweep = [*_objective_gradient(coder, level)]
+    have = _cotangents_known(coder, level)
+    for inner in reversed(active_levels(coder, level)):
+        sweep += _pull(coder, inner, have)
+    sweep += _back_to_free(coder, level)
+    conflict = conflicting(level)
+    body += sweep if conflict is None else _projected(coder, level, conflict, sweep)
+    body.append(Return(_returned(coder, level, "gradient" if conflict else "")))
+    parameters = _gradient_parameters(coder, level)
+    doc = f"Gradient of the objective of {level.name} in {' and '.join(level.names)}{_through(coder, level)}."
+    return coder.function(name, parameters, doc, body, step.span)
+
+
+def conflicting(level: ir.Level) -> str | None:
+    """The index whose gradients are projected by `pcgrad`, None where the objective is not one."""
+    value = level.objective.value if level.objective is not None else None
+    return value.binders[0].name if isinstance(value, ir.Reduced) and value.kind == "pcgrad" else None
+
+
+def _projected(coder: Coder, level: ir.Level, index: str, sweep: list[Statement]) -> list[Statement]:
+    """One gradient for each value of the index, then the mean of their projections; levels inside are solved once."""
+    count = f"length({coder.writer.name(index)})"
+    gradient = pack([f"d_{n}" for n in solutions(coder, level)])
+    loop: tuple[Statement, ...] = (
+        Assign("weight", f"torch.zeros({count}, device=device, dtype=dtype)"),
+        Assign("weight[place]", "1.0"),
+        *sweep,
+        Assign("", f"found.append(({gradient}, value))"),
+    )
+    return [
+        Assign("found", "[]"),
+        Loop("place", f"range({count})", loop),
+        Assign("value", "torch.stack([value for _, value in found]).mean()"),
+        Assign("gradient", 'project_conflicts([gradient for gradient, _ in found], fold(key, "pcgrad"))'),
+    ]
+
+
+def _plain_gradient(coder: Coder, level: ir.Level, name: str, step: Step) -> Function:
+    objective = f"{level.name}_objective"
+    operator = "grad_and_value" if level.parent is None else "grad"
+    call = coder.call(objective).replace(objective, f"{operator}({objective})", 1)
+    body = [Return(f"(*{call}, {{}}, {{}})" if level.parent is None else call)]
+    doc = f"Gradient of the objective of {level.name}{' and its value' * (level.parent is None)}."
+    return coder.function(name, list(coder.known[objective]), doc, list(body), step.span)
+
+
+def _through(coder: Coder, level: ir.Level) -> str:
+    active = [i.name for i in active_levels(coder, level)]
+    return f", through {' and '.join(active)}" if active else ""
+
+
+def _gradient_parameters(coder: Coder, level: ir.Level) -> list[str]:
+    """Own variables, then draws and names from outside, `key` where a level inside needs one."""
+    inside = used_levels(coder, level)
+    local = [*own(coder, level), *solutions(coder, level), *inner_names(coder, level)]
+    local += [f"{i.name}_states" for i in inside] + [f"d_{n}" for n in local] + ["keep", "states"]
+    functions = [f"{level.name}_objective", *(f"{i.name}_{o}" for i in inside for o in ("forward", "pullback"))]
+    local += ["weight"]
+    axis = conflicting(level)
+    extra = [coder.writer.name(axis), "key"] if axis is not None else []
+    needed = coder.needs(*functions, without=local)
+    return [*own(coder, level), *(n for n in needed if n not in extra), *extra]
+
+
+def _values_with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The values of restricted variables, and how a cotangent gets back to their free coordinates."""
+    lines: list[Statement] = []
+    for variable in level.variables:
+        if variable.domain is not None:
+            name = coder.writer.name(variable.name)
+            call = domain_call(variable, "free")
+            lines.append(Assign(f"{name}, {name}_back", f"vjp(lambda free: {call}, {name}_free)"))
+    return lines
+
+
+def _objective_gradient(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The direct derivative of the objective in variables, solutions and iterates."""
+    objective = f"{level.name}_objective"
+    parameters = coder.known[objective]
+    wanted = [*solutions(coder, level), *_differentiated_names(coder, level)]
+    places = [i for i, p in enumerate(parameters) if p in wanted]
+    targets = [f"d_{parameters[i]}" for i in places]
+    top = level.parent is None
+    operator = "grad_and_value" if top else "grad"
+    given = coder.call(objective).removeprefix(objective)
+    argnums = f"({', '.join(map(str, places))}{',' * (len(places) == 1)})"
+    left = f"({', '.join(targets)}{',' * (len(targets) == 1)})"
+    lines: list[Statement] = [Assign(f"{left}, value" if top else left, f"{operator}({objective}, argnums={argnums}){given}")]
+    for name in solutions(coder, level):
+        if f"d_{name}" not in targets and not _pulled(coder, level, name):
+            lines.append(Assign(f"d_{name}", f"zeros({name})"))
+    for inner in active_levels(coder, level):
+        lines += _missing_cotangents(coder, inner, targets)
+    return lines
+
+
+def _differentiated_names(coder: Coder, level: ir.Level) -> list[str]:
+    names = [n for inner in active_levels(coder, level) for n in inner.names]
+    return [coder.writer.name(n) for n in names] + [coder.writer.name(f"@{n}") for n in names]
+
+
+def _missing_cotangents(coder: Coder, inner: ir.Level, targets: list[str]) -> list[Statement]:
+    """Zeros for solutions that the objective does not read; iterates and solution joined into one list."""
+    lines: list[Statement] = []
+    for name in inner.names:
+        solution, iterates = coder.writer.name(name), coder.writer.name(f"@{name}")
+        if coder.plan.facts[inner.name].iterates:
+            if f"d_{iterates}" not in targets:
+                lines.append(Assign(f"d_{iterates}", f"zeros({iterates})"))
+            if f"d_{solution}" in targets:
+                lines.append(Assign(f"d_{iterates}[-1]", f"add(d_{iterates}[-1], d_{solution})"))
+        elif f"d_{solution}" not in targets:
+            lines.append(Assign(f"d_{solution}", f"zeros({solution})"))
+    return lines
+
+
+def _cotangents_known(coder: Coder, level: ir.Level) -> set[str]:
+    """The cotangents that exist once the objective itself has been differentiated."""
+    direct = [n for n in solutions(coder, level) if n in coder.known[f"{level.name}_objective"]]
+    unread = [n for n in solutions(coder, level) if not _pulled(coder, level, n)]
+    return {f"d_{n}" for n in (*direct, *unread, *_differentiated_names(coder, level))}
+
+
+def _pulled(coder: Coder, level: ir.Level, name: str) -> bool:
+    """Whether a level inside gives a cotangent for a variable."""
+    inside = active_levels(coder, level)
+    return any(name == coder.writer.name(t) for i in inside for t in coder.plan.facts[i.name].targets)
+
+
+def _pull(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
+    """Add what a level inside contributes to the cotangents of what it reads; `have` names those known so far."""
+    targets = [coder.writer.name(t) for t in coder.plan.facts[inner.name].targets]
+    more = [f"more_{t}" if f"d_{t}" in have else f"d_{t}" for t in targets]
+    call = coder.call(f"{inner.name}_pullback", key=f'fold(key, "{inner.name}")', states=f"{inner.name}_states")
+    implicit = isinstance(coder.plan.choices[inner.name].adjoint, Implicit)
+    lines: list[Statement] = [Assign(", ".join([*more, *([f"{inner.name}_residual"] * implicit)]), call)]
+    for target, extra in zip(targets, more, strict=True):
+        if extra != f"d_{target}":
+            lines += _added_cotangent(coder, inner, target, extra)
+        have.add(f"d_{target}")
+    return lines
+
+
+def _added_cotangent(coder: Coder, inner: ir.Level, target: str, extra: str) -> list[Statement]:
+    """The cotangent of a variable, or of the solution of an earlier level, with one more contribution."""
+    around = coder.program.level(inner.parent or "")
+    for earlier in active_levels(coder, around):
+        names = [coder.writer.name(n) for n in earlier.names]
+        if target in names and coder.plan.facts[earlier.name].iterates:
+            iterates = f"d_{target}_at"
+            return [Assign(f"{iterates}[-1]", f"add({iterates}[-1], {extra})")]
+    return [Assign(f"d_{target}", f"add(d_{target}, {extra})")]
+
+
+def _back_to_free(coder: Coder, level: ir.Level) -> list[Statement]:
+    lines: list[Statement] = []
+    for variable in level.variables:
+        if variable.domain is not None:
+            name = coder.writer.name(variable.name)
+            lines.append(Assign(f"(d_{name},)", f"{name}_back(d_{name})"))
+    return lines
+
+
+def _returned(coder: Coder, level: ir.Level, found: str) -> str:
+    gradient = found or pack([f"d_{n}" for n in solutions(coder, level)])
+    if level.parent is not None:
+        return gradient
+    warm = [i for i in used_levels(coder, level) if is_warm(i)]
+    ends = f"{{{', '.join(f'{i.name!r}: {_end(coder, i)}' for i in warm)}}}"
+    return f"{gradient}, value, {ends}, {{{', '.join(_notes(coder, level))}}}"
+
+
+def _notes(coder: Coder, level: ir.Level) -> list[str]:
+    """Residuals of levels inside, the worst over their copies: they decide the class of the hypergradient."""
+    found: list[str] = []
+    for inner in used_levels(coder, level):
+        if kind(inner) in ("until", "fixed point"):
+            found.append(f'"{inner.name}.stationarity": {inner.name}_states[-1][2].amax()')
+        if isinstance(coder.plan.choices[inner.name].adjoint, Implicit):
+            found.append(f'"{inner.name}.residual": {inner.name}_residual.amax()')
+    return found
+
+
+def _end(coder: Coder, inner: ir.Level) -> str:
+    """Where the next solve of a warm level begins: its last state and the number of steps taken so far."""
+    return f"(*{inner.name}_states[-1][:2], begun({inner.name}_begin) + len({inner.name}_states) - 1)"

@@ -1,0 +1,98 @@
+"""Messages about parts: left open, not wanted, failing while they are built, with state, with bad numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bilevel import registry
+from bilevel.binding import bind
+from bilevel.errors import RecipeError
+from bilevel.pipeline import check_text
+from bilevel.recipes import zoo
+
+FIT = """recipe fit
+use net = NET
+use A   : real[8, 2]
+level learn {
+    w : params(net)
+    minimize mean(mse(net[w](A), A))
+    by adam(lr = 1e-3) for 20 steps
+}
+"""
+
+
+@registry.model(input=(2,), output=(2,))
+def failing(width: int) -> nn.Module:
+    """Fails."""
+    raise ValueError(f"width {width} is too small")
+
+
+@registry.model(input=(2,), output=(2,))
+def normed() -> nn.Module:
+    """Keeps running statistics."""
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+
+
+def message(net: str, **given: Any) -> str:
+    own = registry.collect([failing, normed])
+    program = check_text(FIT.replace("= NET", net), "fit.bl", [own.manifest])
+    known = registry.collect([zoo, failing, normed])
+    with pytest.raises(RecipeError) as caught:
+        bind(program, known, given, torch.device("cpu"), torch.float32)
+    return str(caught.value)
+
+
+def test_a_part_that_was_not_given_is_b601() -> None:
+    assert message(": model", A=torch.ones(8, 2)) == (
+        """error[B601]: `net` is left open and was not given
+  --> fit.bl:2:1
+   |
+ 2 | use net : model
+   | ^^^^^^^^^^^^^^^ to be filled in by the caller
+   |
+   = fix: bilevel.compile("fit.bl", net = my_module)
+          or on the command line:  bilevel run fit.bl --with my_bindings   (which registers "net")"""
+    )
+
+
+def test_a_part_that_the_recipe_does_not_have_is_b601() -> None:
+    found = message("= mlp(2, 2)", A=torch.ones(8, 2), network=nn.Linear(2, 2))
+    assert found == "error[B601]: `fit` has no part `network`\n   = note: its parts: net, A"
+
+
+def test_a_constructor_that_fails_is_b608() -> None:
+    assert message("= failing(1)", A=torch.ones(8, 2)) == (
+        """error[B608]: `failing` raised ValueError while it was built
+  --> fit.bl:2:11
+   |
+ 2 | use net = failing(1)
+   |           ^^^^^^^^^^
+   |
+   = why: width 1 is too small
+   = fix: call failing(...) in Python with these arguments to see the whole traceback"""
+    )
+
+
+def test_a_module_with_running_statistics_is_b603() -> None:
+    assert message("= normed()", A=torch.ones(8, 2)) == (
+        """error[B603]: `net` changes itself while it runs
+  --> fit.bl:2:11
+   |
+ 2 | use net = normed()
+   |           ^^^^^^^^ 2 BatchNorm1d layers update running_mean and running_var in place
+   |
+   = why: a level must be a function of its inputs; hidden state breaks vmap and makes the
+          hypergradient wrong without any message
+   = fix: a network with norm = "batch_stats", which uses the statistics of the batch only
+          or call .eval() on it before it is given, which freezes the statistics"""
+    )
+
+
+def test_numbers_that_are_not_finite_are_b609() -> None:
+    bad = torch.tensor([[1.0, float("nan")]] * 8)
+    found = message("= mlp(2, 2)", A=bad)
+    assert found.startswith("error[B609]: `A` holds 8 numbers that are not finite\n  --> fit.bl:3:1")
