@@ -79,15 +79,17 @@ def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, L
         enters=enters,
         symmetric=not level.levels and all(p.estimator is None for p in level.phases),
         scalar=level.objective is not None and all(p.estimator is None for p in level.phases),
-        linear=all(SOLVERS[s.name].linear and not _clips(s) for p in level.phases for s in p.solvers if s.name in SOLVERS),
+        linear=all(_is_linear(s) for p in level.phases for s in p.solvers),
         iterates=around is not None and _reads_iterates(level, around),
         unread=around is not None and not _is_read(level, around),
         elsewhere=tuple(t for t in targets if around is not None and t in _other_paths(level, around)),
     )
 
 
-def _clips(solver: ir.Solver) -> bool:
-    return "clip" in solver.arguments
+def _is_linear(solver: ir.Solver) -> bool:
+    """Whether the step is linear in the gradient; a learned one, or one whose gradient is clipped, is not."""
+    form = SOLVERS.get(solver.name)
+    return form is not None and form.linear and "clip" not in solver.arguments
 
 
 def _entries(level: ir.Level) -> list[Entry]:
@@ -108,6 +110,8 @@ def _entries(level: ir.Level) -> list[Entry]:
             entries += [Entry(n, through, argument.span) for n in sorted(given)]
             inside = follow(level, argument.depends) - argument.depends
             entries += [Entry(n, "inner", level.span) for n in sorted(inside)]
+        if solver.learned is not None:
+            entries += [Entry(n, "solver", solver.learned.span) for n in sorted(solver.learned.depends)]
     return [e for e in entries if e.name not in own]
 
 
@@ -165,6 +169,7 @@ def readers(around: ir.Level) -> list[ir.Expr]:
     """The expressions of a level that may read the solutions of levels inside it, reports left out."""
     found = [around.objective.value] if around.objective is not None else []
     found += [d.source for d in around.draws] + [i.source for i in around.indices]
+    found += [s.learned for p in around.phases for s in p.solvers if s.learned is not None]
     return found + [a for p in around.phases for s in p.solvers for a in s.arguments.values()]
 
 

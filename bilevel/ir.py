@@ -219,6 +219,8 @@ class Variable:
     domain_arguments: tuple[float, ...]
     start: Expr | None
     span: Span
+    kept: tuple[str, tuple[float, ...]] | None = None
+    """a domain that the variable's solver keeps by itself; then `domain` is None and no coordinates are changed"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +282,18 @@ class Until:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimator:
+    """`with zeroth(samples, radius)`: what the solver sees in place of the gradient."""
+
+    name: str
+    arguments: Mapping[str, Expr]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     solvers: tuple[Solver, ...]
-    estimator: nodes.Call | None
+    estimator: Estimator | None
     duration: Steps | Until | None
     span: Span
 
@@ -314,6 +325,13 @@ class Level:
     phases: tuple[Phase, ...]
     reports: tuple[Report, ...]
     span: Span
+    lists: tuple[str, ...] = ()
+    """those of `copies` that run over a list of parts: solved one after the other, since shapes may differ"""
+
+    @property
+    def batched(self) -> tuple[str, ...]:
+        """Those of `copies` that are solved at once, as leading axes of every value."""
+        return tuple(axis for axis in self.copies if axis not in self.lists)
 
     @property
     def names(self) -> tuple[str, ...]:

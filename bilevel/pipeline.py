@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bilevel import ir
 from bilevel.dsl import nodes
@@ -19,9 +20,10 @@ from bilevel.dsl.parse import load, parse, parse_value
 from bilevel.dsl.paths import override
 from bilevel.errors import Diagnostic, Source, Span, fail
 from bilevel.manifest import read_manifest
-from bilevel.plan import Plan
-from bilevel.planner import plan_program
 from bilevel.registry import Manifest
+
+if TYPE_CHECKING:
+    from bilevel.plan import Plan
 
 VERSION = "0.1.0"
 ZOO = Path(__file__).parent / "recipes"
@@ -65,7 +67,9 @@ def _no_recipe(name: str) -> Exception:
     known = sorted(p.stem for p in ZOO.glob("*.bl"))
     guess = nearest(name, known)
     hint = f"did you mean `{guess}`? " if guess else ""
-    return fail("B110", f"there is no recipe `{name}`", fix=f"{hint}a file (ends in .bl), or one of: {', '.join(known)}")
+    return fail(
+        "B110", f"there is no recipe `{name}`", fix=f"{hint}a file (ends in .bl), or one of: {', '.join(known)}"
+    )
 
 
 def flat(recipe: nodes.Recipe, folder: Path | None = None) -> nodes.Recipe:
@@ -87,7 +91,9 @@ def change(text: str, name: str = "<command line>") -> Change:
     path, equals, value = text.partition("=")
     source = Source(name, text)
     if not equals or not path.strip() or not value.strip():
-        raise fail("B127", f"`{text}` is not a setting", Span(source, 0, len(text)), fix="path=value, as adapt.steps=20")
+        raise fail(
+            "B127", f"`{text}` is not a setting", Span(source, 0, len(text)), fix="path=value, as adapt.steps=20"
+        )
     return Change(path.strip(), parse_value(value.strip(), name), Span(source, 0, len(path.rstrip())))
 
 
@@ -126,6 +132,8 @@ def check_text(text: str, name: str = "<recipe>", manifests: Sequence[Manifest] 
 
 def plan(program: ir.Program) -> Plan:
     """The plan of a checked program; raises RecipeError where there is none."""
+    from bilevel.planner import plan_program
+
     return plan_program(program)
 
 

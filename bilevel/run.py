@@ -70,7 +70,9 @@ class Run:
     @property
     def state(self) -> dict[str, Any]:
         """The variables of all phases that have begun, by name, as tensors or dictionaries of tensors."""
-        return {n: v for p in self.program.phases if p.name in self.states for n, v in p.values(self.states[p.name]).items()}
+        return {
+            n: v for p in self.program.phases if p.name in self.states for n, v in p.values(self.states[p.name]).items()
+        }
 
     @property
     def exactness(self) -> str:
@@ -131,10 +133,10 @@ def _steps(run: Run, phase: Any, key: torch.Tensor, given: list[Any], clock: _Cl
         _check_finite(run, phase, state, moved, number)
         # Logged first: a line too many is dropped when the run is resumed, a line too few would be lost.
         notes = {name: float(note) for name, note in moved.notes.items()}
-        run.residuals.observe(notes)
         _log(run, {"phase": phase.name, "step": state.step, "loss": number, **notes}, found)
         run.states[phase.name] = moved
         run.losses.append(number)
+        run.residuals.observe(notes)
         if time.monotonic() - clock.saved > CHECKPOINT_SECONDS:
             _save(run)
             clock.saved = time.monotonic()
@@ -281,12 +283,12 @@ def _save(run: Run) -> None:
         part.replace(run.folder / STATE)
 
 
-def restore(program: Program, folder: Path, seed: int) -> Run:
+def restore(program: Program, folder: Path, seed: int, modules: Sequence[str] = ()) -> Run:
     """A run as its folder has it, at its last checkpoint; B710 where the folder holds none.
 
     Reports and metrics of the steps that will be taken again are dropped, so that nothing is logged twice.
     """
-    run = Run(program, seed, folder)
+    run = Run(program, seed, folder, tuple(modules))
     content = _load_state(folder / STATE, program)
     begun = {phase.name: phase for phase in program.phases}
     key = make_key(seed, program.parts.device)
@@ -306,7 +308,7 @@ def _load_state(path: Path, program: Program) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=program.parts.device, weights_only=True)
     except FileNotFoundError:
-        return {"states": {}, "reports": {}, "losses": []}
+        return {"states": {}, "reports": {}, "losses": [], "residuals": [0, {}, {}]}
     except Exception as error:  # torch raises many kinds for a damaged file
         raise fail("B710", f"`{path}` cannot be read", why=str(error).partition("\n")[0]) from error
     return content

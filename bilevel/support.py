@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
-from bilevel.dsl.types import Array, ListType, Tree
+from bilevel.dsl.types import Array, ListType, Records, Tree
 from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
 from bilevel.kinds import kind
 
-SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form")
+SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form", "mirror", "learned")
 MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "closed_form", "none", "vmap")
-FUNCTIONS = ("without", "pair", "identity", "eig", "min_eig", "max_eig", "identity_gap")
+FUNCTIONS = ("pair", "identity", "eig")
 DOMAINS = ("positive", "nonnegative", "unit", "between")
 
 
@@ -44,7 +44,7 @@ def _missing(what: str, span: Span, instead: str = "") -> Diagnostic:
 
 def _variables(level: ir.Level) -> Iterator[Diagnostic]:
     for variable in level.variables:
-        if isinstance(variable.type, Tree) and (variable.type.kind != "params" or variable.type.count):
+        if isinstance(variable.type, Tree) and variable.type.count:
             yield _missing(f"a variable of type `{variable.type}`", variable.span)
         if isinstance(variable.type, Array) and not variable.type.ranked:
             yield _missing(f"`{variable.name}`, whose shape comes from the data,", variable.span)
@@ -62,13 +62,12 @@ def _variables(level: ir.Level) -> Iterator[Diagnostic]:
 
 
 def _indices(level: ir.Level) -> Iterator[Diagnostic]:
+    lists = {i.name for i in level.indices if isinstance(i.source.type, ListType)}
     for index in level.indices:
-        if isinstance(index.source.type, ListType):
-            yield _missing("an index over a list of parts", index.span, "one recipe run for each part")
-        elif not index.drawn:
-            yield _missing("an index over all elements", index.span, f"each {index.name} ~ source[n]")
-        elif index.source.axes:
-            yield _missing("an index drawn from another index", index.span)
+        if index.name not in lists and not index.drawn and not isinstance(index.source.type, Records):
+            yield _missing(f"an index over `{index.source.span.text}`", index.span, f"each {index.name} ~ source[n]")
+        elif set(index.source.axes) - lists:
+            yield _missing("an index drawn from another drawn index", index.span)
 
 
 def _draws(level: ir.Level) -> Iterator[Diagnostic]:

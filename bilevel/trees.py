@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bilevel import ir
-from bilevel.backends.torch_func.sampling import matching
+from bilevel.backends.torch_func.sampling import matching, zeros_like_kind
 from bilevel.binding import Parts
 from bilevel.dsl import nodes
 from bilevel.dsl.types import Stream, Tree, Type, Union
@@ -42,6 +42,12 @@ def selected(type_: Tree, parts: Parts) -> Tensors:
     network = parts.objects.get(type_.net)
     if not isinstance(network, nn.Module):
         return {}
+    found = _chosen(type_, parts, network)
+    return found if type_.kind == "params" else zeros_like_kind(network, found, type_.kind)
+
+
+def _chosen(type_: Tree, parts: Parts, network: nn.Module) -> Tensors:
+    """All parameters of a network, one part of it, or all but one part."""
     own = {name: p.detach() for name, p in network.named_parameters()}
     pattern = type_.part.only if type_.part.only is not None else type_.part.except_
     if pattern is None:
@@ -62,6 +68,13 @@ def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
     yield from (d.source for d in level.draws)
     yield from (a for p in level.phases for s in p.solvers for a in s.arguments.values())
     yield from (r.value for r in level.reports)
+    yield from (_applied(s.learned) for p in level.phases for s in p.solvers if isinstance(s.learned, ir.Item))
+
+
+def _applied(learned: ir.Item) -> ir.Expr:
+    """`opt[psi]` as if it were called: a learned solver needs its parameters as any network does."""
+    read = learned.base
+    return ir.Apply(span=learned.span, type=learned.type, network=read, parameters=learned.items, input=read)
 
 
 # ---- B304 ----------------------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ def _level(checker: Checker, node: nodes.Level, parent: str | None) -> ir.Level:
         name=node.name,
         parent=parent,
         copies=checker.scope.copies.get(node.name, ()),
+        lists=tuple(a for a in checker.scope.copies.get(node.name, ()) if a in checker.lists),
         variables=variables,
         indices=tuple(_index(checker, place, s.index) for s in node.body if isinstance(s, nodes.Each)),
         draws=tuple(_draw(checker, place, s) for s in node.body if isinstance(s, nodes.Draw)),

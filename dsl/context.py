@@ -31,6 +31,8 @@ class Checker:
     used: set[tuple[str | None, str]] = field(default_factory=set)
     missing: set[tuple[str | None, str]] = field(default_factory=set)
     """names that are not in sight of a level, reported once each"""
+    lists: set[str] = field(default_factory=set)
+    """indices that run over a list of parts"""
     calls: int = 0
 
     def report(self, diagnostic: Diagnostic) -> None:

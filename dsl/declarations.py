@@ -149,6 +149,8 @@ def index_type(checker: Checker, place: Place, index: nodes.Index) -> Type:
     if item is None or endless or uncounted:
         checker.report(_no_source(index, source))
         return Unknown("error")
+    if not index.drawn and isinstance(source.type, ListType):
+        checker.lists.add(index.name)
     return item
 
 
@@ -219,7 +221,7 @@ def check_variable(checker: Checker, place: Place, node: nodes.Variable) -> list
         type_ = checker.types.get((place.level, name), Unknown())
         if start is not None:
             _check_start(checker, node, type_, start)
-        elif isinstance(type_, Array):
+        elif isinstance(type_, Array) or (isinstance(type_, Tree) and type_.kind != "params"):
             checker.report(_no_start(node, name))
         found.append(ir.Variable(name, type_, domain, arguments, start, node.span))
     return found
@@ -262,9 +264,15 @@ def _no_start(node: nodes.Variable, name: str) -> Diagnostic:
         "B216",
         f"`{name}` has no start",
         name_span(node, name),
-        why="params(net) starts from init(net) by itself; a `real` has no such rule",
-        fix=f"{node.span.text} from {1 if node.domain is not None else 0}",
+        why="params(net) starts from init(net) by itself; nothing else has such a rule",
+        fix=f"{node.span.text} from {_example(node)}",
     )
+
+
+def _example(node: nodes.Variable) -> str:
+    """A start that fits: factors that are all zero have no derivative."""
+    factored = isinstance(node.type, nodes.TreeType) and node.type.kind in ("factors", "kron")
+    return "normal(0, 0.1)" if factored else "1" if node.domain is not None else "0"
 
 
 def _check_start(checker: Checker, node: nodes.Variable, type_: Type, start: ir.Expr) -> None:

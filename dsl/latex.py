@@ -300,7 +300,7 @@ def _builtin(function: str, arguments: tuple[ir.Expr, ...]) -> str:
     return rf"{word}({inside})"
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     r"""`0.01`, `10^{-4}`, `2.5 \cdot 10^{-7}`."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     mantissa, e, exponent = text.partition("e")

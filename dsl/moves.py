@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.dsl import nodes
-from bilevel.dsl.context import Checker, Place
+from bilevel.dsl.context import Checker, Place, joined
 from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parts import constant
-from bilevel.dsl.solvers import SOLVERS, SolverForm
+from bilevel.dsl.solvers import ESTIMATORS, RATES, SOLVERS, SolverForm
+from bilevel.dsl.types import Model, Unknown
 from bilevel.dsl.walk import name_span
 from bilevel.errors import Diagnostic, Edit
 
@@ -42,7 +43,8 @@ def check_phase(checker: Checker, place: Place, phase: nodes.Phase, level: nodes
         why = "one solver without a name would move all variables that have none of their own"
         fix = f"{rest[0]} : sgd(lr = 0.01)"
         checker.report(Diagnostic("B215", f"no solver moves `{rest[0]}`", phase.span, why=why, fix=fix))
-    return ir.Phase(solvers, phase.estimator, _duration(checker, place, phase.duration), phase.span)
+    estimator = None if phase.estimator is None else _estimator(checker, place, phase.estimator)
+    return ir.Phase(solvers, estimator, _duration(checker, place, phase.duration), phase.span)
 
 
 def _solver(checker: Checker, place: Place, move: nodes.Move, variables: tuple[str, ...]) -> ir.Solver:
@@ -50,6 +52,8 @@ def _solver(checker: Checker, place: Place, move: nodes.Move, variables: tuple[s
     match node:
         case nodes.Subscript():
             learned = check_expr(checker, place, node)
+            if not isinstance(learned, ir.Item) or not isinstance(learned.type, Model | Unknown):
+                checker.report(_no_solver(node, node.base.span.text))
             return ir.Solver("learned", variables, {}, learned, node.span)
         case nodes.Name(identifier):
             return ir.Solver(_known(checker, place, node, identifier), variables, {}, None, node.span)
@@ -99,7 +103,7 @@ def _arguments(
         if form is not None and form.name != "next" and name not in form.defaults:
             checker.report(_no_argument(form, name, argument))
             continue
-        checked[name] = check_expr(checker, place, argument.value)
+        checked[name] = _argument(checker, place, name, argument.value)
     missing = [] if form is None else [n for n, d in form.defaults.items() if d is None and n not in checked]
     unnamed = len(checked) < len(arguments)
     if form is not None and missing and not unnamed and not _optional(form, missing[0], checked):
@@ -108,6 +112,39 @@ def _arguments(
         example = f"{form.name}({', '.join([wanted, *given])})"
         checker.report(Diagnostic("B309", f"`{form.name}` needs `{missing[0]}`", node.span, fix=example))
     return checked
+
+
+def _argument(checker: Checker, place: Place, name: str, value: nodes.Expr) -> ir.Expr:
+    """The value of an argument; `lr` may be a schedule of a rate."""
+    match value:
+        case nodes.Call(nodes.Name(rate), (nodes.Argument(None, inner),)) if name == "lr" and rate in RATES:
+            given = check_expr(checker, place, inner)
+            return joined(ir.Builtin(span=value.span, type=given.type, function=rate, arguments=(given,)), (given,))
+    return check_expr(checker, place, value)
+
+
+def _estimator(checker: Checker, place: Place, node: nodes.Call) -> ir.Estimator | None:
+    """`with zeroth(samples, radius)`: a whole number and a positive one, known before the run."""
+    name = node.function.span.text
+    if name not in ESTIMATORS:
+        note = "estimators: zeroth(samples = 20, radius = 1e-3)"
+        checker.report(Diagnostic("B217", f"`{name}` is not an estimator", node.function.span, note=note))
+        return None
+    order = list(ESTIMATORS[name])
+    given: dict[str, ir.Expr] = {}
+    for argument in node.arguments:
+        key = argument.name if argument.name is not None else (order.pop(0) if order else argument.value.span.text)
+        given[key] = check_expr(checker, place, argument.value)
+        value = constant(argument.value, checker.constants)
+        fits = key in ESTIMATORS[name] and value is not None and value > 0
+        if not fits or (key == "samples" and not isinstance(value, int)):
+            message = f"`{argument.span.text}` does not fit `{name}`"
+            checker.report(Diagnostic("B309", message, argument.span, fix="zeroth(samples = 20, radius = 1e-3)"))
+    missing = [n for n in ESTIMATORS[name] if n not in given]
+    if missing:
+        fix = "zeroth(samples = 20, radius = 1e-3)"
+        checker.report(Diagnostic("B309", f"`{name}` needs `{missing[0]}`", node.span, fix=fix))
+    return ir.Estimator(name, given, node.span)
 
 
 def _optional(form: SolverForm, name: str, given: dict[str, ir.Expr]) -> bool:

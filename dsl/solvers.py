@@ -30,10 +30,10 @@ SOLVERS: dict[str, SolverForm] = {
             {"lr": None, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01, "clip": 0.0},
         ),
         SolverForm("rmsprop", "gradient", (), {"lr": None, "alpha": 0.99, "epsilon": 1e-8, "clip": 0.0}),
-        SolverForm("mirror", "gradient", ("M",), {"M": None, "lr": None}),
+        SolverForm("mirror", "gradient", ("M",), {"M": None, "lr": None, "clip": 0.0}, linear=True),
         SolverForm("lbfgs", "gradient", (), {"history": 10.0}),
-        SolverForm("pgd", "gradient", (), {"lr": None, "sign": 0.0}),
-        SolverForm("exponentiated", "gradient", (), {"lr": None}),
+        SolverForm("pgd", "gradient", (), {"lr": None, "sign": 0.0, "clip": 0.0}),
+        SolverForm("exponentiated", "gradient", (), {"lr": None, "clip": 0.0}),
         SolverForm("frank_wolfe", "gradient", (), {}),
         SolverForm("next", "nothing", ("value",), {"value": None}),
         SolverForm("closed_form", "nothing", (), {}),
@@ -42,6 +42,20 @@ SOLVERS: dict[str, SolverForm] = {
         SolverForm("pbt", "values", (), {"population": None}),
     )
 }
+
+RATES = ("linear", "cosine")
+"""what `lr` may be beside a number: a schedule over the steps of the level"""
+
+KEEPERS: dict[str, tuple[str, ...]] = {
+    "pgd": ("positive", "nonnegative", "unit", "between", "simplex"),
+    "exponentiated": ("simplex", "positive", "nonnegative"),
+    "frank_wolfe": ("simplex", "unit", "between"),
+    "mirror": (),
+}
+"""solvers that step in the variable's own coordinates, with the domains that they keep by themselves"""
+
+ESTIMATORS: dict[str, tuple[str, ...]] = {"zeroth": ("samples", "radius")}
+"""what may stand after `with`, with its arguments in order"""
 
 MODES: dict[str, tuple[str, ...]] = {
     "auto": ("allow", "leap"),

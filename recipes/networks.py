@@ -6,6 +6,7 @@ orders and any batching of parameters are those of an ordinary function.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -87,6 +88,55 @@ class FourConvolutions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scores real[n, ways] of images real[n, channels, size, size]."""
         return self.head(self.body(x).flatten(1))  # type: ignore[no-any-return]
+
+
+class CoordinateLstm(nn.Module):
+    """A learned solver: one LSTM cell and a linear layer, the same for every coordinate.
+
+    The cell is written out because torch's fused one has no forward-mode derivative on every device.
+    """
+
+    def __init__(self, hidden: int, scale: float) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(2, hidden)
+        self.output = nn.Linear(hidden, 1)
+        self.scale = scale
+
+    def begin(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden state and memory of coordinates real[n], zero, real[n, hidden] each."""
+        zero = gradient.new_zeros(*gradient.shape, self.cell.hidden_size)
+        return zero, zero
+
+    def forward(self, gradient: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Steps real[n] and the next state, from gradients real[n] and the state."""
+        hidden, memory = state
+        gates = nn.functional.linear(gradient_features(gradient), self.cell.weight_ih, self.cell.bias_ih)
+        gates = gates + nn.functional.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
+        enter, forget, new, leave = gates.chunk(4, -1)
+        memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * torch.tanh(new)
+        hidden = torch.sigmoid(leave) * torch.tanh(memory)
+        return self.scale * self.output(hidden)[..., 0], (hidden, memory)
+
+
+def gradient_features(gradient: Tensor) -> Tensor:
+    """log|g| / 10, at least -1, and the sign of g: real[..., 2].
+
+    Size and direction apart, so that gradients of any order of magnitude are inputs between -1 and about 1
+    (Andrychowicz et al. 2016, appendix A, with p = 10; below e^-10 they give the network e^10 g instead of the sign).
+    """
+    size = torch.log(torch.clamp(gradient.abs(), min=math.exp(-10.0))) / 10.0
+    return torch.stack([size, torch.sign(gradient)], -1)
+
+
+@model(parts={"cell": "cell.*", "output": "output.*"})
+def coordinate_lstm(hidden: int = 10, scale: float = 0.1) -> nn.Module:
+    """Learned solver `by opt[psi]`: (gradient, state) -> (step, state), one LSTM shared by all coordinates.
+
+    Takes gradients real[n] of any n. One layer of `hidden` units and a linear layer on it, as in papers/004,
+    appendix C; inputs are log|g| / 10 and the sign of g, and the step is `scale` times the output (ours).
+    """
+    require_positive("coordinate_lstm", {"hidden": hidden})
+    return CoordinateLstm(hidden, scale)
 
 
 @model(input=("widths:0",), output=("widths:-1",), parts={"hidden": "hidden.*", "output": "output.*"})

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from bilevel.recipes.digits import digits
 from bilevel.recipes.glyphs import glyphs
-from bilevel.recipes.networks import conv4, mlp
+from bilevel.recipes.networks import conv4, coordinate_lstm, mlp
 from bilevel.recipes.sine import sine
 
-__all__ = ["conv4", "digits", "glyphs", "mlp", "sine"]
+__all__ = ["conv4", "coordinate_lstm", "digits", "glyphs", "mlp", "sine"]
 
 NAME = "bilevel.zoo"
 MANIFEST = Path(__file__).with_name("zoo.bilevel.json")

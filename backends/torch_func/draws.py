@@ -7,7 +7,7 @@ the copy into it.
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.torch_func.expressions import Writer, free_reads, mapped, write
+from bilevel.backends.torch_func.expressions import Writer, free_reads, list_key, mapped, over_lists, write
 from bilevel.dsl.shapes import is_number
 from bilevel.dsl.types import Array, Records, Stream, Tree, Type
 
@@ -21,18 +21,35 @@ def copy_key(writer: Writer, program: ir.Program, key: str, axes: tuple[str, ...
 
 
 def index_axes(program: ir.Program, name: str) -> tuple[str, ...]:
-    """The axes of the value of an index: the copies of the level that opens it, and itself."""
+    """The leading axes of the value of an index: the copies of the level that opens it, and itself."""
     for level in program.walk_levels():
         if any(i.name == name for i in level.indices):
-            return (*level.copies, name)
+            return (*level.batched, name)
     raise KeyError(name)
 
 
 def index_draw(writer: Writer, program: ir.Program, level: ir.Level, index: ir.Index) -> str:
-    """`each task ~ tasks.train[32]`."""
-    assert isinstance(index.source, ir.Sample) and index.source.count is not None
-    key = copy_key(writer, program, f'fold(key, "{index.name}")', level.copies)
-    return sample(writer, index.source.source, [write(writer, index.source.count)], key, 0)
+    """`each task ~ tasks.train[32]`, or for `each x in source` the source itself."""
+    if index.name in writer.lists:
+        return write(writer, index.source)
+    if not isinstance(index.source, ir.Sample) or index.source.count is None:
+        return f"everything({write(writer, index.source)})"
+    lists = opened_lists(writer, level, index.source.axes)
+    key = list_key(copy_key(writer, program, f'fold(key, "{index.name}")', level.batched), lists)
+    text = sample(writer, index.source.source, [write(writer, index.source.count)], key, 0)
+    return over_lists(text, lists, list_reads(writer, index.source, lists))
+
+
+def opened_lists(writer: Writer, level: ir.Level, axes: tuple[str, ...]) -> list[str]:
+    """The lists among some axes that this very level runs over; those around it are one element here."""
+    own = {i.name for i in level.indices}
+    return [a for a in axes if a in writer.lists and a in own]
+
+
+def list_reads(writer: Writer, expr: ir.Expr, lists: list[str]) -> dict[str, tuple[str, ...]]:
+    """The Python names that an expression reads, with their axes, each list among them."""
+    reads = {writer.name(n): axes for n, axes in free_reads(expr).items()}
+    return reads | {writer.name(a): (a,) for a in lists}
 
 
 def batch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Draw) -> str:
@@ -40,11 +57,15 @@ def batch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Dr
     source = draw.source
     key = f'fold(key, "{draw.name}")'
     if isinstance(source, ir.Builtin):
-        return distribution(writer, source, copy_key(writer, program, key, level.copies), "dtype", draw.type, ())
+        return distribution(writer, source, copy_key(writer, program, key, level.batched), "dtype", draw.type, ())
     assert isinstance(source, ir.Sample)
-    axes = source.axes or level.copies
+    lists = opened_lists(writer, level, source.axes)
+    batched = tuple(a for a in source.axes if a not in writer.lists)
+    axes = batched or level.batched
     counts = [str(s) for s in draw.type.shape] if isinstance(draw.type, Array) else [_count(writer, source)]
-    return sample(writer, source.source, counts, copy_key(writer, program, key, axes), len(source.axes))
+    drawn_key = list_key(copy_key(writer, program, key, axes), lists)
+    text = sample(writer, source.source, counts, drawn_key, len(batched))
+    return over_lists(text, lists, list_reads(writer, source, lists))
 
 
 def _count(writer: Writer, source: ir.Sample) -> str:
@@ -55,13 +76,13 @@ def epoch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Dr
     """The batch of one step when the level counts epochs; every copy shuffles for itself."""
     assert isinstance(draw.source, ir.Sample)
     source, count = write(writer, draw.source.source), _count(writer, draw.source)
-    key = copy_key(writer, program, "level_key", level.copies)
+    key = copy_key(writer, program, "level_key", level.batched)
     return f'draw_epoch({source}, {count}, {key}, step, "{draw.name}")'
 
 
 def sample(writer: Writer, source: ir.Expr, counts: list[str], key: str, depth: int) -> str:
     """`counts` draws of a source for every key."""
-    if isinstance(source, ir.Builtin):
+    if isinstance(source, ir.Builtin) and source.function != "without":
         if isinstance(source.type, Stream) and isinstance(source.type.item, Tree):
             network = write(writer, source.arguments[0], 9)
             return f"{network}.initial(fold({key}, numbers({counts[0]}, key)))"
@@ -90,17 +111,17 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
     if isinstance(expr, ir.Builtin) and expr.function == "warm":
         expr = expr.arguments[0]
     if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
-        keys = copy_key(writer, program, key, level.copies)
+        keys = copy_key(writer, program, key, level.batched)
         assert isinstance(variable.type, Tree)
         return f"{writer.name(variable.type.net)}.initial({keys}{part(variable.type)})"
     if isinstance(expr, ir.Builtin) and expr.function in ("normal", "uniform"):
-        keys = copy_key(writer, program, key, level.copies)
+        keys = copy_key(writer, program, key, level.batched)
         like, shape = template(writer, variable.type)
         return distribution(writer, expr, keys, like, variable.type, shape)
     text = _shaped(writer, variable, expr)
-    reads = free_reads(expr) | {axis: index_axes(program, axis) for axis in level.copies}
-    text = mapped(writer, text, level.copies, reads)
-    return f"contiguous({text})" if level.copies else text
+    reads = free_reads(expr) | {axis: index_axes(program, axis) for axis in level.batched}
+    text = mapped(writer, text, level.batched, reads)
+    return f"contiguous({text})" if level.batched else text
 
 
 def part(type_: Tree) -> str:
@@ -113,6 +134,8 @@ def part(type_: Tree) -> str:
 def template(writer: Writer, type_: Type) -> tuple[str, tuple[str, ...]]:
     """What a random start is shaped like: a tree, or an array with this shape."""
     if isinstance(type_, Tree):
+        if type_.kind != "params":
+            return f'{writer.name(type_.net)}.like("{type_.kind}"{part(type_)})', ()
         return f"{writer.name(type_.net)}.select({part(type_).removeprefix(', ')})", ()
     assert isinstance(type_, Array)
     return "", tuple(str(s) for s in type_.shape)

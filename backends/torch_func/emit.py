@@ -11,7 +11,7 @@ from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top,
 from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.levels import Coder
-from bilevel.dsl.types import Model
+from bilevel.dsl.types import ListType, Model
 from bilevel.plan import Plan, Step
 
 HEADER = """import hashlib
@@ -69,7 +69,9 @@ def _writer(plan: Plan) -> Writer:
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}
-    return Writer(constants, frozenset(taken | set(inline.definitions()) | set(plan.settings.values())), plan.settings)
+    lists = frozenset(a for lv in program.walk_levels() for a in lv.lists)
+    names = frozenset(taken | set(inline.definitions()) | set(plan.settings.values()))
+    return Writer(constants, names, plan.settings, lists=lists)
 
 
 def _functions(coder: Coder, step: Step) -> list[Function]:
@@ -134,6 +136,9 @@ def _params(coder: Coder) -> list[Statement]:
         if place not in coder.plan.settings:
             found.append(Assign(coder.writer.name(param.name), repr(param.value), at))
     for use in coder.program.uses:
+        if isinstance(use.type, ListType) and any(isinstance(t, Model) for t in use.type.items):
+            name = coder.writer.name(use.name)
+            found.append(Assign(name, f"[network(part, {{}}, dtype, device) for part in {name}]"))
         if isinstance(use.type, Model):
             name = coder.writer.name(use.name)
             found.append(Assign(name, f"network({name}, {_patterns(use)}, dtype, device)"))

@@ -17,6 +17,8 @@ from bilevel.dsl.types import Array, Tree, Type, Union, Unknown
 OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "^": "power"}
 RENAMED = {"sum": "total", "max": "largest", "min": "smallest", "abs": "absolute"}
 """functions of the language that Python has under the same name with another meaning"""
+FACTORED = ("quad", "min_eig", "max_eig", "identity_gap")
+"""functions of a matrix that may be given by factors for each layer of a network"""
 REDUCERS = {"mean": "mean(0)", "sum": "sum(0)", "max": "amax(0)", "min": "amin(0)"}
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4}
 
@@ -38,6 +40,8 @@ class Writer:
     maximised: bool = False
     windowed: frozenset[str] = frozenset()
     """variables whose iterates are those of one window, by number"""
+    lists: frozenset[str] = frozenset()
+    """indices that run over a list of parts: values copied over them are Python lists"""
     lets: dict[str, list[Function]] = field(default_factory=dict)
 
     def name(self, name: str) -> str:
@@ -108,6 +112,8 @@ def _builtin(writer: Writer, name: str, arguments: tuple[ir.Expr, ...]) -> str:
     inner = ", ".join(write(writer, a) for a in arguments)
     if name in ("arange", "eye"):
         return f"torch.{name}({inner}, device=device)" if name == "arange" else f"torch.eye({inner}, device=device, dtype=dtype)"
+    if name in FACTORED and isinstance(arguments[0].type, Tree) and arguments[0].type.kind in ("kron", "factors"):
+        return f"{name}_kron({inner})"
     return f"{RENAMED.get(name, name)}({inner})"
 
 
@@ -223,8 +229,28 @@ def mapped(writer: Writer, text: str, axes: list[str] | tuple[str, ...], reads: 
     for axis in reversed(list(axes)):
         names = sorted(writer.name(n) for n, own in reads.items() if axis in own)
         inside = ", ".join(names)
-        text = f"vmap(lambda {inside}: {text})({inside})"
+        if axis in writer.lists:
+            text = f"torch.stack([{text} for {inside}{',' * (len(names) == 1)} in zip({inside}, strict=True)])"
+        else:
+            text = f"vmap(lambda {inside}: {text})({inside})"
     return text
+
+
+def over_lists(text: str, axes: list[str], reads: Axes) -> str:
+    """`text` for every element of some lists, outermost axis first, as lists in lists; `place_AXIS` is the position."""
+    for axis in reversed(axes):
+        names = sorted(n for n, own in reads.items() if axis in own)
+        inside = ", ".join(names)
+        comma = "," * (len(names) == 1)
+        text = f"[{text} for place_{axis}, ({inside}{comma}) in enumerate(zip({inside}, strict=True))]"
+    return text
+
+
+def list_key(key: str, axes: list[str]) -> str:
+    """The key of one element of some lists."""
+    for axis in axes:
+        key = f"fold({key}, place_{axis})"
+    return key
 
 
 def free_reads(expr: ir.Expr, bound: frozenset[str] = frozenset()) -> dict[str, tuple[str, ...]]:

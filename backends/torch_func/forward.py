@@ -58,7 +58,7 @@ def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], 
     missing = [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
     adjoint = coder.plan.choices[level.name].adjoint
     missing += leap_reads(coder, level, adjoint) if isinstance(adjoint, Leaping) else []
-    missing += [coder.writer.name(a) for a in level.copies]
+    missing += [coder.writer.name(a) for a in level.batched]
     parameters = [*parameters, *(t for t in missing if t not in parameters), "keep"]
     doc = f"The states (iterate, solver's state) of {level.name}{per(level)}: {kept}, or only the last."
     return coder.function(f"{level.name}_forward", parameters, doc, body, step.span)
@@ -140,7 +140,7 @@ def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
     gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
     function = f"lambda {name}: {unpack}{gradient}{f')(*{name})' if unpack else ''}"
     start = coder.call(f"{level.name}_start")
-    solved = f'stationary_point({function}, {start}, {len(level.copies)}, "{level.name}")'
+    solved = f'stationary_point({function}, {start}, {len(level.batched)}, "{level.name}")'
     body: list[Statement] = [Assign("step", "0"), *keys(coder, level, "1"), *step_body(coder, level)]
     body += [Assign(x, solved), Return(f"[({x}, ())]")]
     parameters = level_parameters(coder, level, ["start", "draw", "gradient"])
@@ -216,9 +216,9 @@ def _leaping(coder: Coder, level: ir.Level, step: Step, leap: Leaping) -> Functi
 def _chosen(coder: Coder, level: ir.Level, leap: Leaping) -> list[Statement]:
     """One point: the only one, or for every copy the best by the schedule's own measure."""
     names = own(coder, level)
-    x, depth = pack(names), len(level.copies)
+    x, depth = pack(names), len(level.batched)
     if leap.choose is None:
-        shape = "".join(f"length({coder.writer.name(a)}, {i}), " for i, a in enumerate(level.copies))
+        shape = "".join(f"length({coder.writer.name(a)}, {i}), " for i, a in enumerate(level.batched))
         return [Assign(x, "points[0][1]"), Assign("gamma", f"torch.full(({shape}), points[0][0], device=device, dtype=dtype)")]
     sense, expr = leap.choose
     score = _over_points(coder, level, expr)
@@ -230,8 +230,8 @@ def _chosen(coder: Coder, level: ir.Level, leap: Leaping) -> list[Statement]:
 
 def _over_points(coder: Coder, level: ir.Level, expr: ir.Expr) -> str:
     """An expression of the solution at every point, real[points, *copies]."""
-    reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.copies}
-    text = mapped(coder.writer, write(coder.writer, expr), level.copies, reads)
+    reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.batched}
+    text = mapped(coder.writer, write(coder.writer, expr), level.batched, reads)
     return f"torch.stack([stop({text}) for _, {pack(own(coder, level))} in points])"
 
 
@@ -244,7 +244,7 @@ def _tie(coder: Coder, level: ir.Level) -> ir.Expr | None:
     closed = value.binders if isinstance(value, ir.Reduced) and value.kind in ("mean", "sum") else ()
     if isinstance(value, ir.Reduced) and all(b.source is None for b in closed) and closed:
         value = value.body
-    return value if set(value.axes) == set(level.copies) else None
+    return value if set(value.axes) == set(level.batched) else None
 
 
 def leap_reads(coder: Coder, level: ir.Level, leap: Leaping) -> list[str]:

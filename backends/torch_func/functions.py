@@ -60,9 +60,11 @@ def dot(left: Tree, right: Tree) -> Tensor:
     return total(multiply(left, right))
 
 
-def quad(matrix: Tensor, vector: Tensor) -> Tensor:
-    """x' M x, real[]; M is n by n, or a vector that stands for a diagonal."""
-    image = matrix @ vector if matrix.dim() == 2 else matrix * vector
+def quad(matrix: Tree, vector: Tree) -> Tensor:
+    """x' M x, real[]; M is n by n, or a vector or tree that stands for a diagonal."""
+    if not isinstance(matrix, Tensor) or not isinstance(vector, Tensor):
+        return total(combine(lambda m, u: m * u * u, matrix, vector))
+    image = matrix @ vector if matrix.dim() == 2 and vector.dim() == 1 else matrix * vector
     return (vector * image).sum()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Loop, Return, Statement
+from bilevel.backends.torch_func.expressions import list_key
 from bilevel.backends.torch_func.levels import (
     Coder,
     active_levels,
@@ -16,7 +17,9 @@ from bilevel.backends.torch_func.levels import (
     is_pulled,
     is_warm,
     own,
+    own_lists,
     pack,
+    per_element,
     solutions,
     solve,
     to_values,
@@ -170,6 +173,8 @@ def _pull(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
     """Add what a level inside contributes to the cotangents of what it reads; `have` names those known so far."""
     targets = [coder.writer.name(t) for t in coder.plan.facts[inner.name].targets]
     more = [f"more_{t}" if f"d_{t}" in have else f"d_{t}" for t in targets]
+    if own_lists(coder, inner):
+        return _pull_listed(coder, inner, have, targets)
     call = coder.call(f"{inner.name}_pullback", key=f'fold(key, "{inner.name}")', states=f"{inner.name}_states")
     implicit = isinstance(coder.plan.choices[inner.name].adjoint, Implicit)
     lines: list[Statement] = [Assign(", ".join([*more, *([f"{inner.name}_residual"] * implicit)]), call)]
@@ -178,6 +183,22 @@ def _pull(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
             lines += _added_cotangent(coder, inner, target, extra)
         have.add(f"d_{target}")
     return lines
+
+
+def _pull_listed(coder: Coder, inner: ir.Level, have: set[str], targets: list[str]) -> list[Statement]:
+    """The same for a level solved once for each element of some lists: contributions are summed."""
+    pullback, states = f"{inner.name}_pullback", f"{inner.name}_states"
+    lists = own_lists(coder, inner)
+    key = list_key(f'fold(key, "{inner.name}")', lists)
+    call = coder.call(pullback, key=key, states=states)
+    names = [coder.writer.name(f"@{n}" if coder.plan.facts[inner.name].iterates else n) for n in inner.names]
+    more = {states: inner.copies} | {f"d_{n}": inner.copies for n in names}
+    text = per_element(coder, inner, call, pullback, more=more)
+    left = ", ".join(f"more_{t}" for t in targets)
+    lines: list[Statement] = [Assign(f"d_{t}", f"zeros({t})") for t in targets if f"d_{t}" not in have]
+    added: tuple[Statement, ...] = tuple(Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in targets)
+    have.update(f"d_{t}" for t in targets)
+    return [*lines, Loop(left, f"all_listed({text}, {len(lists)})", added)]
 
 
 def _added_cotangent(coder: Coder, inner: ir.Level, target: str, extra: str) -> list[Statement]:

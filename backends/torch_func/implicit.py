@@ -79,7 +79,7 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     x = pack(own(coder, level))
     duration = level.phases[-1].duration
     assert isinstance(duration, ir.Until)
-    cap, depth = write(coder.writer, duration.cap), len(level.copies)
+    cap, depth = write(coder.writer, duration.cap), len(level.batched)
     body: list[Statement] = [*_cold(coder, level, x), *keys(coder, level, cap)]
     body.append(Loop("step", f"range({cap})", tuple(_one_step(coder, level, x, duration, depth))))
     body += [*_last_slope(coder, level, depth)]
@@ -151,10 +151,10 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     body.append(Assign("product", product(coder, level, adjoint, packed, {})))
     if _is_attached(coder, level):
         body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))
-        solver = f"lambda product, right: {solver_call(adjoint, 'product', 'right', len(level.copies))}"
+        solver = f"lambda product, right: {solver_call(adjoint, 'product', 'right', len(level.batched))}"
         body.append(Assign("solved, residual", f"attached({solver}, product, held, {cotangent})"))
     else:
-        body.append(Assign("solved, residual", solver_call(adjoint, "product", cotangent, len(level.copies))))
+        body.append(Assign("solved, residual", solver_call(adjoint, "product", cotangent, len(level.batched))))
     through = [t for t in names if t in coder.known[f"{level.name}_slope"]]
     call = coder.call(f"{level.name}_slope")
     body.append(Assign("_, pull", f"vjp(lambda {', '.join(through)}: {call}, {', '.join(through)})"))
@@ -205,7 +205,7 @@ def _attach(coder: Coder, level: ir.Level) -> Function:
     body: list[Statement] = [
         Assign("fixed", f"stop({packed})"),
         Assign("product", straight),
-        Assign("correction, _", solver_call(adjoint, "product", slope, len(level.copies))),
+        Assign("correction, _", solver_call(adjoint, "product", slope, len(level.batched))),
         Return("subtract(fixed, subtract(correction, stop(correction)))"),
     ]
     parameters = [p for p in coder.known[f"{level.name}_slope"] if p != packed]

@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement, words
-from bilevel.backends.torch_func import draws
-from bilevel.backends.torch_func.expressions import Axes, Writer, free_reads, mapped, parameters_of, write
+from bilevel.backends.torch_func import draws, solver_text
+from bilevel.backends.torch_func.expressions import (
+    Writer,
+    free_reads,
+    list_key,
+    mapped,
+    over_lists,
+    parameters_of,
+    write,
+)
 from bilevel.errors import Span
 from bilevel.kinds import kind
 from bilevel.modes import Implicit, Unroll
@@ -127,7 +135,7 @@ def start_function(coder: Coder, step: Step) -> Function:
     texts = [draws.start(coder.writer, coder.program, level, v) for v in level.variables]
     free = [domain_call(v, t, "_free") if v.domain else t for v, t in zip(level.variables, texts, strict=True)]
     exprs = [v.start for v in level.variables if v.start is not None]
-    needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in level.copies)]
+    needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in level.batched)]
     parameters = [p for p in dict.fromkeys(needed) if any(_mentions(t, p) for t in texts)]
     doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{per(level)}."
     return coder.function(step.name.replace(".", "_"), [*parameters, "key"], doc, [Return(pack(free))], step.span)
@@ -140,7 +148,7 @@ def _mentions(text: str, name: str) -> bool:
 
 
 def per(level: ir.Level) -> str:
-    return f", one per {' and '.join(level.copies)}" if level.copies else ""
+    return f", one per {' and '.join(level.batched)}" if level.batched else ""
 
 
 def draw_function(coder: Coder, step: Step) -> Function:
@@ -148,7 +156,7 @@ def draw_function(coder: Coder, step: Step) -> Function:
     level = coder.program.level(step.level)
     lines: list[Statement] = []
     exprs: list[ir.Expr] = []
-    axes: set[str] = set(level.copies)
+    axes: set[str] = set(level.batched)
     for index in level.indices:
         lines.append(_assign(coder, index.name, draws.index_draw(coder.writer, coder.program, level, index), index.span))
         exprs.append(index.source)
@@ -192,16 +200,16 @@ def objective_function(coder: Coder, step: Step) -> Function:
     coder.writer.maximised = level.objective.sense == "maximize"
     coder.writer.windowed = frozenset(n for i in level.levels if _is_windowed(coder, i) for n in i.names)
     text = write(coder.writer, value)
-    reads = free_reads(value) | {a: draws.index_axes(coder.program, a) for a in level.copies}
-    text = mapped(coder.writer, text, level.copies, reads)
+    reads = free_reads(value) | {a: draws.index_axes(coder.program, a) for a in level.batched}
+    text = mapped(coder.writer, text, level.batched, reads)
     coder.writer.maximised, coder.writer.windowed = False, frozenset()
-    text = f"{text}.sum()" if level.copies else text
+    text = f"{text}.sum()" if level.batched else text
     text = f"-({text})" if level.objective.sense == "maximize" else text
     names = parameters_of(coder.writer, value)
     first = [n for n in (*solutions(coder, level), *inner_names(coder, level)) if n in names]
-    indices = [coder.writer.name(a) for a in level.copies]
+    indices = [coder.writer.name(a) for a in level.batched]
     rest = [n for n in dict.fromkeys([*names, *indices, "weight"]) if n not in first]
-    doc = f"What {level.name} {level.objective.sense}s" + (f", summed over {' and '.join(level.copies)}" if level.copies else "")
+    doc = f"What {level.name} {level.objective.sense}s" + (f", summed over {' and '.join(level.batched)}" if level.batched else "")
     negative = ", as a negative number" if level.objective.sense == "maximize" else ""
     return coder.function(f"{level.name}_objective", [*first, *rest], f"{doc}{negative}.", [Return(text)], step.span)
 
@@ -216,15 +224,63 @@ def inner_names(coder: Coder, level: ir.Level) -> list[str]:
     return [coder.writer.name(n) for n in names] + [coder.writer.name(f"@{n}") for n in names]
 
 
-def solve(coder: Coder, inner: ir.Level) -> list[Statement]:
-    """Run a level inside, and give its solution (and iterates) the names the recipe has for them."""
+def solve(coder: Coder, inner: ir.Level, keep: bool | None = None) -> list[Statement]:
+    """Run a level inside, and give its solution (and iterates) the names the recipe has for them.
+
+    What the way back needs is kept where there is one, unless `keep` says otherwise.
+    """
     states = f"{inner.name}_states"
-    differentiated = is_pulled(coder, inner) or coder.plan.facts[inner.name].iterates
-    call = coder.call(f"{inner.name}_forward", key=f'fold(key, "{inner.name}")', keep=str(differentiated))
-    lines: list[Statement] = [Assign(states, call)]
+    differentiated = is_pulled(coder, inner) or coder.plan.facts[inner.name].iterates if keep is None else keep
+    lists = own_lists(coder, inner)
+    key = list_key(f'fold(key, "{inner.name}")', lists)
+    call = coder.call(f"{inner.name}_forward", key=key, keep=str(differentiated))
+    lines: list[Statement] = [Assign(states, per_element(coder, inner, call, f"{inner.name}_forward"))]
+    if lists:
+        return [*lines, *_listed_values(coder, inner, states, len(lists))]
     lines += to_values(coder, inner, f"{states}[-1][0]")
     if coder.plan.facts[inner.name].iterates:
         lines += _iterates(coder, inner, states)
+    return lines
+
+
+def own_lists(coder: Coder, inner: ir.Level) -> list[str]:
+    """The lists that a level inside runs over and the level around it opens."""
+    around = coder.program.level(inner.parent or "")
+    return [a for a in inner.lists if a not in around.copies]
+
+
+def per_element(coder: Coder, inner: ir.Level, call: str, *functions: str, more: dict[str, tuple[str, ...]] | None = None) -> str:
+    """A call made once for each element of the lists of a level, as lists in lists; else the call itself."""
+    lists = own_lists(coder, inner)
+    if not lists:
+        return call
+    around = coder.program.level(inner.parent or "")
+    known = value_axes(coder, around) | (more or {})
+    used = {p: known[p] for f in functions for p in coder.known[f] if p in known}
+    return over_lists(call, lists, used | (more or {}) | {coder.writer.name(a): (a,) for a in lists})
+
+
+def value_axes(coder: Coder, level: ir.Level) -> dict[str, tuple[str, ...]]:
+    """The Python names of a level's indices, draws and solutions, with the lists they are copied over."""
+    found = {coder.writer.name(i.name): (*i.source.axes, i.name) for i in level.indices}
+    found |= {coder.writer.name(d.name): d.source.axes for d in level.draws}
+    for inner in level.levels:
+        found |= {coder.writer.name(n): inner.copies for n in inner.names}
+        found |= {coder.writer.name(f"@{n}"): inner.copies for n in inner.names}
+    return found
+
+
+def _listed_values(coder: Coder, inner: ir.Level, states: str, depth: int) -> list[Statement]:
+    """The solution and iterates of a level that was solved once for each element of some lists."""
+    lines: list[Statement] = []
+    for place, variable in enumerate(inner.variables):
+        spot = "" if len(inner.variables) == 1 else f"[{place}]"
+        last = domain_call(variable, f"states[-1][0]{spot}") if variable.domain else f"states[-1][0]{spot}"
+        lines.append(Assign(coder.writer.name(variable.name), f"each_listed(lambda states: {last}, {states}, {depth})"))
+        if coder.plan.facts[inner.name].iterates:
+            one = domain_call(variable, f"state[0]{spot}") if variable.domain else f"state[0]{spot}"
+            text = f"each_listed(lambda states: [{one} for state in states], {states}, {depth})"
+            lines.append(Assign(coder.writer.name(f"@{variable.name}"), text))
     return lines
 
 
@@ -248,8 +304,9 @@ def update_function(coder: Coder, step: Step) -> Function:
     names = own(coder, level)
     parameters = [names[0] if len(names) == 1 else "variables", "solver", "gradient", "count"]
     solvers = level.phases[0].solvers
-    exprs = [a for s in solvers for a in s.arguments.values()]
-    more = [p for p in parameters_of(coder.writer, *exprs) if p not in parameters]
+    exprs = [e for s in solvers for e in solver_text.exprs(s)]
+    scheduled = _step_settings(coder, level) if any(map(solver_text.is_scheduled, solvers)) else []
+    more = [p for p in [*parameters_of(coder.writer, *exprs), *scheduled] if p not in parameters]
     x = parameters[0]
     if len(solvers) == 1:
         body: list[Statement] = [Return(_solver_call(coder, level, solvers[0], x, "solver", "gradient"))]
@@ -271,13 +328,13 @@ def _next_function(coder: Coder, level: ir.Level, step: Step) -> Function:
         body += solve(coder, inner)
     texts = []
     for variable, expr in zip(level.variables, ordered, strict=True):
-        reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.copies}
-        text = mapped(coder.writer, write(coder.writer, expr), level.copies, reads)
+        reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.batched}
+        text = mapped(coder.writer, write(coder.writer, expr), level.batched, reads)
         texts.append(domain_call(variable, text, "_free") if variable.domain else text)
     body.append(Return(pack(texts)))
     inside = used_levels(coder, level)
     local = [*names, *solutions(coder, level), *inner_names(coder, level), *(f"{i.name}_states" for i in inside)]
-    indices = [coder.writer.name(a) for a in level.copies]
+    indices = [coder.writer.name(a) for a in level.batched]
     more = [*parameters_of(coder.writer, *ordered), *indices, *coder.needs(*(f"{i.name}_forward" for i in inside))]
     needed = [p for p in dict.fromkeys(more) if p not in (*local, "keep", "key")]
     doc = f"The next {' and '.join(level.names)}."
@@ -290,36 +347,30 @@ def _several_solvers(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     lines: list[Statement] = []
     for number, solver in enumerate(level.phases[0].solvers):
         mine = [places[n] for n in solver.variables]
-        args = [f"({', '.join(f'{source}[{i}]' for i in mine)},)" for source in (x, "gradient")]
-        moved = ", ".join(f"moved_{i}" for i in mine)
+        args = [_picked(source, mine) for source in (x, "gradient")]
         call = _solver_call(coder, level, solver, args[0], f"solver[{number}]", args[1])
-        lines.append(Assign(f"({moved},), solver_{number}", call))
+        lines.append(Assign(f"{pack([f'moved_{i}' for i in mine])}, solver_{number}", call))
     states = ", ".join(f"solver_{n}" for n in range(len(level.phases[0].solvers)))
     moved = ", ".join(f"moved_{i}" for i in range(len(level.variables)))
     return [*lines, Return(f"({moved}), ({states})")]
 
 
+def _picked(source: str, places: list[int]) -> str:
+    """Some of several packed variables: one by itself, or a tuple."""
+    return pack([f"{source}[{i}]" for i in places])
+
+
 def _solver_call(coder: Coder, level: ir.Level, solver: ir.Solver, x: str, state: str, gradient: str) -> str:
-    arguments = {n: write(coder.writer, a) for n, a in solver.arguments.items()}
-    if level.parent is None:
-        return _optimizer_call(solver, arguments, x, state, gradient)
-    named = "".join(f", {n}={t}" for n, t in arguments.items())
-    reads = {n: a for e in solver.arguments.values() for n, a in free_reads(e).items()}
-    if level.copies and ("clip" in arguments or any(reads.values())):
-        # One rate for each copy, or a norm over one copy: neither lines up with leading axes by itself.
-        text = f"{solver.name}(variables, solver, gradient, count{named})"
-        return _over_copies(coder, level, text, reads, (x, state, gradient))
-    return f"{solver.name}({x}, {state}, {gradient}, count{named})"
+    total = _total(coder, level) if solver_text.is_scheduled(solver) else ""
+    if level.parent is None and solver.name in OPTIMIZERS:
+        return _optimizer_call(solver, solver_text.arguments(coder.writer, solver, total), x, state, gradient)
+    return solver_text.call(coder.writer, level, solver, total, x, state, gradient)
 
 
-def _over_copies(coder: Coder, level: ir.Level, text: str, reads: Axes, given: tuple[str, str, str]) -> str:
-    """A call that moves `variables` along `gradient` for one copy, over all copies of the level."""
-    for axis in reversed(level.copies):
-        read = sorted(coder.writer.name(n) for n, axes in reads.items() if axis in axes)
-        names = [*read, "variables", "solver", "gradient"]
-        values = names if axis != level.copies[0] else [*read, *given]
-        text = f"vmap(lambda {', '.join(names)}: {text})({', '.join(values)})"
-    return text
+def _total(coder: Coder, level: ir.Level) -> str:
+    """The steps over which a rate is scheduled: all, or the most that `until` allows."""
+    duration = level.phases[0].duration
+    return f"({write(coder.writer, duration.cap) if isinstance(duration, ir.Until) else steps_text(coder, level)})"
 
 
 def _optimizer_call(solver: ir.Solver, arguments: dict[str, str], x: str, state: str, gradient: str) -> str:
@@ -337,23 +388,13 @@ def _optimizer_call(solver: ir.Solver, arguments: dict[str, str], x: str, state:
 def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
     """The solver's state before the first step."""
     solvers = level.phases[0].solvers
-    if level.parent is None:
-        return "()" if len(solvers) == 1 else f"({', '.join('()' for _ in solvers)},)"
     places = {v.name: i for i, v in enumerate(level.variables)}
     texts = []
     for solver in solvers:
-        mine = x if len(solvers) == 1 else f"({', '.join(f'{x}[{places[n]}]' for n in solver.variables)},)"
-        texts.append(f"{solver.name}_state({mine}{_momentum(coder, solver)})")
+        mine = x if len(solvers) == 1 else _picked(x, [places[n] for n in solver.variables])
+        optimizer = level.parent is None and solver.name in OPTIMIZERS
+        texts.append("()" if optimizer else solver_text.state(coder.writer, solver, mine))
     return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
-
-
-def _momentum(coder: Coder, solver: ir.Solver) -> str:
-    """The argument that says whether sgd has a velocity; momentum that a step computes is not known before it."""
-    momentum = solver.arguments.get("momentum")
-    if momentum is None or solver.name != "sgd":
-        return ""
-    known = isinstance(momentum, ir.Constant) or momentum.reads <= coder.writer.constants
-    return f", {write(coder.writer, momentum)}" if known else ", 1.0"
 
 
 # ---- steps of a level ----------------------------------------------------------------------------------------

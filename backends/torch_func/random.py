@@ -54,7 +54,7 @@ def bits(key: Tensor, *shape: int) -> Tensor:
     """Random int64 of shape key.shape + shape."""
     count = math.prod(shape)
     positions = torch.arange(1, count + 1, dtype=torch.int64, device=key.device)
-    return mix(mix(key[..., None] + positions * GOLDEN) ^ key[..., None]).reshape(*key.shape, *shape)
+    return mix(mix(key[..., None] + positions * GOLDEN) ^ key[..., None]).reshape((*key.shape, *shape))
 
 
 def uniform(

@@ -7,7 +7,7 @@ axis of samples. A *stream* has `sample(keys)`, one item per key. Keys of copies
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,6 +61,17 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     return namedtuple("Drawn", [*names, "index"])(*(getattr(fields, n) for n in names), positions)
 
 
+def everything(source: Any) -> Tree:
+    """All samples of a finite source, with their positions."""
+    return take(source, torch.arange(length(source), device=leaves(source)[0].device), 0)
+
+
+def without(items: list[Any], left_out: Any) -> Any:
+    """The samples of all finite sources of a list but one."""
+    kept = [item for item in items if item is not left_out]
+    return tree_map(lambda *fields: torch.cat(fields), kept[0], *kept[1:])
+
+
 def draw_normal(keys: Tensor, mean: float, deviation: float, like: Tree, shape: tuple[int, ...] = ()) -> Tree:
     """Normal numbers for every key: one array of `shape`, or a tree like `like` (a tensor gives the dtype)."""
     return _random(lambda k, s, t: normal(k, *s, mean=mean, deviation=deviation, dtype=t), keys, like, shape)
@@ -99,12 +110,36 @@ class Network:
         if pattern is None:
             return own
         chosen = matching(own, self.parts.get(pattern, pattern))
+        if not chosen:
+            raise ValueError(f"no parameter of the network belongs to its part `{pattern}`")
         return {n: p for n, p in own.items() if (n in chosen) == (only is not None)}
+
+    def like(self, kind: str, only: str | None = None, without: str | None = None) -> dict[str, Tensor]:
+        """Zeros shaped like `layers(net)`, `factors(net)` or `kron(net)`."""
+        return zeros_like_kind(self.module, self.select(only, without), kind)
 
     def initial(self, keys: Tensor, only: str | None = None, without: str | None = None) -> dict[str, Tensor]:
         """Fresh parameters for every key."""
         drawn = initial_parameters(self.module, keys, self.dtype)
         return {name: drawn[name] for name in self.select(only, without)}
+
+
+def zeros_like_kind(module: nn.Module, chosen: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """One number for each parameter tensor (`layers`), or the vectors a, b of each layer (`factors`, `kron`).
+
+    A layer is a linear or convolutional one whose weight is chosen: a has one entry for each input of an output
+    (and one for the bias), b one for each output.
+    """
+    if kind == "layers":
+        return {name: p.new_zeros(()) for name, p in chosen.items()}
+    found: dict[str, Tensor] = {}
+    for name, layer in module.named_modules():
+        prefix = f"{name}." if name else ""
+        weight = chosen.get(f"{prefix}weight")
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and weight is not None:
+            found[f"{prefix}a"] = weight.new_zeros(weight[0].numel() + (f"{prefix}bias" in chosen))
+            found[f"{prefix}b"] = weight.new_zeros(len(weight))
+    return found
 
 
 def matching(names: Any, pattern: str) -> set[str]:

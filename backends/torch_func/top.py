@@ -14,6 +14,7 @@ from bilevel.backends.torch_func.levels import (
     is_warm,
     own,
     pack,
+    solve,
     solver_state,
     step_body,
     steps_text,
@@ -156,8 +157,8 @@ def report_function(coder: Coder, step: Step) -> Function:
     body += _report_draws(coder, level, report)
     for inner in level.levels:
         if _is_needed(level, inner, reads):
-            body += _solve_for_report(coder, inner)
-    text = mapped(coder.writer, write(coder.writer, report.value), level.copies, reads)
+            body += solve(coder, inner, coder.plan.facts[inner.name].iterates)
+    text = mapped(coder.writer, write(coder.writer, report.value), level.batched, reads)
     body.append(Return(text))
     name = f"{level.name}_report_{report.name}"
     parameters = ["state", "key", *outside(coder, level)]
@@ -191,24 +192,6 @@ def _report_draws(coder: Coder, level: ir.Level, report: ir.Report) -> list[Stat
         lines.append(Assign(coder.writer.name(index.name), text))
     for draw in level.draws:
         lines.append(Assign(coder.writer.name(draw.name), draws.batch_draw(coder.writer, coder.program, level, draw)))
-    return lines
-
-
-def _solve_for_report(coder: Coder, inner: ir.Level) -> list[Statement]:
-    states = f"{inner.name}_states"
-    iterates = coder.plan.facts[inner.name].iterates
-    call = coder.call(f"{inner.name}_forward", key=f'fold(key, "{inner.name}")', keep=str(iterates))
-    lines: list[Statement] = [Assign(states, call)]
-    names = own(coder, inner)
-    lines.append(Assign(pack(names).strip("()"), f"{states}[-1][0]"))
-    for place, variable in enumerate(inner.variables):
-        name = coder.writer.name(variable.name)
-        if variable.domain is not None:
-            lines.append(Assign(name, domain_call(variable, f"{name}_free")))
-        if iterates:
-            value = "state[0]" if len(names) == 1 else f"state[0][{place}]"
-            value = domain_call(variable, value) if variable.domain else value
-            lines.append(Assign(coder.writer.name(f"@{variable.name}"), f"[{value} for state in {states}]"))
     return lines
 
 

@@ -87,6 +87,16 @@ def filled(tree: Tree, value: float) -> Tree:
     return tree_map(lambda a: torch.full_like(a, value), tree)
 
 
+def each_listed(function: Callable[[Any], Any], values: Any, depth: int) -> Any:
+    """`function` of every entry of lists in lists, `depth` deep."""
+    return function(values) if depth == 0 else [each_listed(function, v, depth - 1) for v in values]
+
+
+def all_listed(values: Any, depth: int) -> list[Any]:
+    """The entries of lists in lists as one list."""
+    return list(values) if depth == 1 else [entry for v in values for entry in all_listed(v, depth - 1)]
+
+
 def contiguous(tree: Tree) -> Tree:
     """The tree with memory of its own for every copy; jvp refuses tensors whose copies share theirs."""
     return tree_map(lambda a: a.contiguous(), tree)

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func.expressions import list_key
 from bilevel.backends.torch_func.levels import (
     Coder,
     begin,
     domain_call,
     own,
+    own_lists,
     pack,
+    per_element,
     solutions,
     steps_text,
     to_values,
@@ -45,20 +48,21 @@ def begin_function(coder: Coder, inner: ir.Level) -> Function:
 def gradient_function(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: Unroll, step: Step) -> Function:
     """The gradient of the outer objective through one window, and the state at its end."""
     window = adjoint.window
-    x = pack(own(coder, inner))
     body: list[Statement] = [*_with_pulls(coder, level)]
-    first = coder.call(f"{inner.name}_begun", key="inner_key")
+    lists = own_lists(coder, inner)
+    key = list_key("inner_key", lists)
+    first = per_element(coder, inner, coder.call(f"{inner.name}_begun", key=key), f"{inner.name}_begun")
     body.append(If("first == 0", (Assign("carried", first),)))
-    advance = coder.call(f"{inner.name}_advance", state="carried", last=f"first + {window}", key="inner_key", keep="True")
-    body.append(Assign("states", advance))
-    body += to_values(coder, inner, "states[-1][0]")
-    body += _iterates(coder, inner)
+    advance = coder.call(f"{inner.name}_advance", state="carried", last=f"first + {window}", key=key, keep="True")
+    more = {"carried": inner.copies}
+    body.append(Assign("states", per_element(coder, inner, advance, f"{inner.name}_advance", more=more)))
+    body += _values(coder, inner, len(lists))
     body += _objective(coder, level, inner)
     body += _pull(coder, level, inner)
     body += _back(coder, level)
     gradient = pack([f"d_{n}" for n in solutions(coder, level)])
-    carried = f"({', '.join(f'stop({n})' for n in own(coder, inner))})" if len(own(coder, inner)) > 1 else f"stop({x})"
-    body.append(Return(f"{gradient}, value, ({carried}, stop(states[-1][1]))"))
+    carried = f"each_listed(lambda states: stop(states[-1][:2]), states, {len(lists)})" if lists else "stop(states[-1][:2])"
+    body.append(Return(f"{gradient}, value, {carried}"))
     parameters = _parameters(coder, level, inner)
     doc = f"Gradient of the objective of {level.name} through {window} steps of {inner.name}, and the state after them."
     return coder.function(f"{level.name}_gradient", parameters, doc, body, step.span)
@@ -86,17 +90,25 @@ def _back(coder: Coder, level: ir.Level) -> list[Statement]:
     return [Assign(f"(d_{n},)", f"{n}_back(d_{n})") for _, n in names]
 
 
-def _iterates(coder: Coder, inner: ir.Level) -> list[Statement]:
-    """The iterates of the window by their number; the start belongs to the first window."""
-    if not coder.plan.facts[inner.name].iterates:
-        return []
-    lines: list[Statement] = []
+def _values(coder: Coder, inner: ir.Level, depth: int) -> list[Statement]:
+    """The solution, and the iterates of the window by their number; the start belongs to the first window."""
+    lines: list[Statement] = [] if depth else [*to_values(coder, inner, "states[-1][0]")]
     for place, variable in enumerate(inner.variables):
-        value = "state[0]" if len(inner.variables) == 1 else f"state[0][{place}]"
-        value = domain_call(variable, value) if variable.domain else value
-        found = f"{{first + i: {value} for i, state in enumerate(states) if i > 0 or first == 0}}"
-        lines.append(Assign(coder.writer.name(f"@{variable.name}"), found))
+        spot = "" if len(inner.variables) == 1 else f"[{place}]"
+        name = coder.writer.name(variable.name)
+        if depth:
+            last = _value(variable, f"states[-1][0]{spot}")
+            lines.append(Assign(name, f"each_listed(lambda states: {last}, states, {depth})"))
+        if coder.plan.facts[inner.name].iterates:
+            one = _value(variable, f"state[0]{spot}")
+            found = f"{{first + i: {one} for i, state in enumerate(states) if i > 0 or first == 0}}"
+            text = f"each_listed(lambda states: {found}, states, {depth})" if depth else found
+            lines.append(Assign(coder.writer.name(f"@{variable.name}"), text))
     return lines
+
+
+def _value(variable: ir.Variable, text: str) -> str:
+    return domain_call(variable, text) if variable.domain else text
 
 
 def _objective(coder: Coder, level: ir.Level, inner: ir.Level) -> list[Statement]:
@@ -132,10 +144,18 @@ def _complete(coder: Coder, inner: ir.Level, targets: list[str]) -> list[Stateme
 
 
 def _pull(coder: Coder, level: ir.Level, inner: ir.Level) -> list[Statement]:
+    """What the steps of the window add to the cotangents of the variables."""
     targets = [coder.writer.name(t) for t in coder.plan.facts[inner.name].targets]
-    more = ", ".join(f"more_{t}" for t in targets)
-    lines: list[Statement] = [Assign(more, coder.call(f"{inner.name}_pullback", key="inner_key"))]
-    return lines + [Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in targets]
+    left = ", ".join(f"more_{t}" for t in targets)
+    lists = own_lists(coder, inner)
+    call = coder.call(f"{inner.name}_pullback", key=list_key("inner_key", lists))
+    added = tuple(Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in targets)
+    if not lists:
+        return [Assign(left, call), *added]
+    names = [coder.writer.name(f"@{n}" if coder.plan.facts[inner.name].iterates else n) for n in inner.names]
+    more = {"states": inner.copies} | {f"d_{n}": inner.copies for n in names}
+    text = per_element(coder, inner, call, f"{inner.name}_pullback", more=more)
+    return [Loop(left, f"all_listed({text}, {len(lists)})", added)]
 
 
 def windows_body(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: Unroll) -> list[Statement]:

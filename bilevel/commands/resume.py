@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     changes = [text for texts in [*about["resumed"], arguments.settings] for text in texts]
     program = build(_recipe(folder, about, changes), about["with"], about["device"], about["dtype"])
     use_threads(about["threads"])
-    restored = replace(restore(program, folder, about["seed"]), modules=tuple(about["with"]))
+    restored = restore(program, folder, about["seed"], about["with"])
     if arguments.settings:
         note_resumed(folder, arguments.settings)
     announce(program, folder, console)

@@ -102,7 +102,9 @@ def _print(shown: Outcome, console: Console) -> None:
 
     console.result(shown.headline)
     plain = not console.colours(sys.stdout)
-    rich = Rich(file=sys.stdout, no_color=plain, highlight=False, width=None if sys.stdout.isatty() else 120)
+    rich = Rich(
+        file=sys.stdout, no_color=plain, highlight=False, markup=False, width=None if sys.stdout.isatty() else 120
+    )
     for table in shown.tables:
         rich.print(f"\n{table.title}", markup=False)
         rich.print(rich_table(table, console.plain))

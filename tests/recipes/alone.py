@@ -9,6 +9,7 @@ sys.modules["bilevel"] = None  # type: ignore[assignment]  # importing it is an 
 
 import runpy  # noqa: E402
 from collections import namedtuple  # noqa: E402
+from itertools import pairwise  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -22,7 +23,7 @@ Task = namedtuple("Task", "support query")
 class Layers(nn.Module):
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        *hidden, output = (nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False))
+        *hidden, output = (nn.Linear(*pair) for pair in pairwise(widths))
         self.hidden, self.output = nn.ModuleList(hidden), output
 
     def forward(self, x: Tensor) -> Tensor:

@@ -117,7 +117,6 @@ def test_a_network_without_a_known_start_is_named(tmp_path: Path) -> None:
         module["build"](Unknown(), None)[0].begin(module["make_key"](0))
 
 
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -131,4 +130,6 @@ def test_emitted_modules_are_the_golden_ones(name: str, update_golden: bool) -> 
         golden.write_text(text, "utf-8")
     if not golden.exists():
         pytest.fail(f"{golden.name} is missing; run: pytest tests/recipes/test_alone.py --update-golden")
-    assert text == golden.read_text("utf-8"), "read the difference, then: pytest tests/recipes/test_alone.py --update-golden"
+    assert text == golden.read_text("utf-8"), (
+        "read the difference, then: pytest tests/recipes/test_alone.py --update-golden"
+    )

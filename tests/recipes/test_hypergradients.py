@@ -14,7 +14,7 @@ from bilevel.plan import Plan
 from bilevel.recipes.records import Samples, Task, TaskSplits
 from tests.zoo.compiled import Compiled, build, hypergradient, packaged, plan_text
 
-SMALL = 'use net = conv4(ways = 3, filters = 4)\nuse tasks = glyphs(ways = 3, shots = 2, queries = 2, classes = 6)\n'
+SMALL = "use net = conv4(ways = 3, filters = 4)\nuse tasks = glyphs(ways = 3, shots = 2, queries = 2, classes = 6)\n"
 TINY = "level meta { each task ~ tasks.train[3] }\n"
 
 
@@ -141,7 +141,9 @@ def mean_of(trees: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     scale = max(value.abs().max() for value in expected.values())
-    return all((found[n] - expected[n]).abs().max() <= 1e-9 * scale for n in expected) and found.keys() == expected.keys()
+    return (
+        all((found[n] - expected[n]).abs().max() <= 1e-9 * scale for n in expected) and found.keys() == expected.keys()
+    )
 
 
 def test_fomaml_is_the_mean_gradient_at_the_adapted_parameters() -> None:
@@ -166,7 +168,9 @@ def test_maml_is_autograd_through_the_steps() -> None:
     for task in (one(tasks, i) for i in range(3)):
         phi = dict(start)
         for _ in range(5):
-            slope = torch.autograd.grad(loss(compiled.parts["net"], phi, task.support), list(phi.values()), create_graph=True)
+            slope = torch.autograd.grad(
+                loss(compiled.parts["net"], phi, task.support), list(phi.values()), create_graph=True
+            )
             phi = {name: value - 0.01 * s for (name, value), s in zip(phi.items(), slope, strict=True)}
         total = total + loss(compiled.parts["net"], phi, task.query) / 3
     expected = dict(zip(start, torch.autograd.grad(total, list(start.values())), strict=True))

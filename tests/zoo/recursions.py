@@ -59,7 +59,9 @@ ADAM = Problem(
 )
 
 ADAM_PER_WEIGHT = Problem(
-    fit_text("adaptive_per_weight", "adam(lr = r, beta1 = m)", "r : real[3] from [0.1, 0.2, 0.05]\n  m : real[3] from 0.8"),
+    fit_text(
+        "adaptive_per_weight", "adam(lr = r, beta1 = m)", "r : real[3] from [0.1, 0.2, 0.05]\n  m : real[3] from 0.8"
+    ),
     start={"x": X, "r": np.array([0.1, 0.2, 0.05]), "m": np.full(3, 0.8)},
     value=adam_loop,
     adjoints={"fit": "mixed again"},
@@ -67,7 +69,12 @@ ADAM_PER_WEIGHT = Problem(
 )
 
 ADAM_HELD = Problem(
-    fit_text("adaptive_held", "adam(lr = r, beta1 = m)", "r : real from 0.1\n  m : real from 0.8", "schedule { fit : rmd(order = 1) }"),
+    fit_text(
+        "adaptive_held",
+        "adam(lr = r, beta1 = m)",
+        "r : real from 0.1\n  m : real from 0.8",
+        "schedule { fit : rmd(order = 1) }",
+    ),
     start={"x": X, "r": 0.1, "m": 0.8},
     value=lambda x, r, m: adam_loop(x, r, m, hold=stop),
     adjoints={"fit": "none kept"},
@@ -102,7 +109,9 @@ def rmsprop_loop(x: Any, r: Any, a: Any) -> Any:
 
 
 RMSPROP = Problem(
-    fit_text("root_mean_square", "rmsprop(lr = r, alpha = a)", "r : real from 0.02\n  a : real in between(0.5, 1) from 0.9"),
+    fit_text(
+        "root_mean_square", "rmsprop(lr = r, alpha = a)", "r : real from 0.02\n  a : real in between(0.5, 1) from 0.9"
+    ),
     start={"x": X, "r": 0.02, "a": np.log(4.0)},
     value=lambda x, r, a: rmsprop_loop(x, r, 0.5 + 0.5 * sigmoid(a)),
     adjoints={"fit": "mixed again"},
@@ -163,23 +172,23 @@ def several_loop(x: Any, r: Any) -> Any:
 
 
 SEVERAL = Problem(
-    f"""recipe several
+    """recipe several
 use H : real[3, 3]
 use h : real[3]
 use V : real[5, 3]
 use y : real[5]
-level tune {{
+level tune {
   x : real[3] from [0.2, -0.1, 0.4]
   r : real from 0.03
-  level fit {{
+  level fit {
     a : real[3] from x
     b : real from 0.5
     minimize b * (0.5 * quad(H, a) - dot(h, a)) + 0.5 * (b - x[0])^2
     by a : sgd(lr = r, momentum = 0.5), b : adam(lr = 0.1) for 5 steps
-  }}
+  }
   minimize 0.5 * sqnorm(dot(V, a) - y) + b^2
   by sgd(lr = 0.1) for 2 steps
-}}""",
+}""",
     start={"x": X, "r": 0.03},
     value=several_loop,
     adjoints={"fit": "mixed again"},

@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import pytest
 
-from tests.zoo import quadratics, recursions
+from tests.zoo import quadratics, recursions, structures
 from tests.zoo.compiled import hypergradient
 from tests.zoo.problem import Problem
 from tests.zoo.test_problems import TOLERANCE, compiled, error
 
 MUTATIONS: tuple[tuple[str, Problem, str, str], ...] = (
-    ("sign of the curvature", quadratics.LEARNED_START, "add(d_w, curvature)", "add(d_w, tree_map(lambda a: -a, curvature))"),
-    ("no curvature", quadratics.TWO_TASKS, "add(d_w, curvature)", "d_w"),
+    (
+        "sign of the curvature",
+        quadratics.LEARNED_START,
+        "add(d_w, curvature)",
+        "add(d_w, tree_map(lambda a: -a, curvature))",
+    ),
+    ("no curvature", structures.TWO_TASKS, "add(d_w, curvature)", "d_w"),
     ("one step fewer", quadratics.RIDGE_ONE, "reversed(range(len(states) - 1))", "reversed(range(1, len(states) - 1))"),
     ("steps in the wrong order", quadratics.RIDGE_MANY, "reversed(range(len(states) - 1))", "range(len(states) - 1)"),
     ("the state after the step", quadratics.RATE, "states[step][:2]", "states[step + 1][:2]"),
-    ("sum instead of mean", quadratics.TWO_TASKS, ".mean(0)", ".sum(0)"),
+    ("sum instead of mean", structures.TWO_TASKS, ".mean(0)", ".sum(0)"),
     ("last instead of sum", quadratics.RIDGE_ONE, "add(d_lam, more_lam)", "more_lam"),
     ("values instead of free coordinates", quadratics.RIDGE_ONE, "lam_back(d_lam)", "(d_lam,)"),
     ("the velocity forgotten", quadratics.MOMENTUM_FIXED, "d_w, d_solver, d_grad = pull", "d_w, _, d_grad = pull"),
-    ("no gradient where one is needed", quadratics.RATE, "            gradient = fit_gradient(w)\n            _, pull", "            gradient = zeros(w)\n            _, pull"),
-    ("one iterate's cotangent dropped", quadratics.SUM_OF_ITERATES, "d_w_at[step]", "zeros(d_w_at[step])"),
-    ("an earlier level beside it forgotten", quadratics.SIDE_BY_SIDE, "d_w = add(d_w, more_w)", "d_w = more_w"),
-    ("a level inside held constant", quadratics.THREE_LEVELS, "d_y = add(d_y, more_y)", "d_y = d_y"),
+    (
+        "no gradient where one is needed",
+        quadratics.RATE,
+        "            gradient = fit_gradient(w)\n            _, pull",
+        "            gradient = zeros(w)\n            _, pull",
+    ),
+    ("one iterate's cotangent dropped", structures.SUM_OF_ITERATES, "d_w_at[step]", "zeros(d_w_at[step])"),
+    ("an earlier level beside it forgotten", structures.SIDE_BY_SIDE, "d_w = add(d_w, more_w)", "d_w = more_w"),
+    ("a level inside held constant", structures.THREE_LEVELS, "d_y = add(d_y, more_y)", "d_y = d_y"),
     ("the counter of Adam off by one", recursions.ADAM, "solver, gradient, step, ", "solver, gradient, step + 1, "),
-    ("second moments not differentiated", recursions.ADAM, "pull((d_w, d_solver))", "pull((d_w, (d_solver[0], zeros(w))))"),
-    ("second order where first was asked", quadratics.FIRST_ORDER_TASKS, "pull((d_w, d_solver))", "pull((0.9 * d_w, d_solver))"),
+    (
+        "second moments not differentiated",
+        recursions.ADAM,
+        "pull((d_w, d_solver))",
+        "pull((d_w, (d_solver[0], zeros(w))))",
+    ),
+    (
+        "second order where first was asked",
+        structures.FIRST_ORDER_TASKS,
+        "pull((d_w, d_solver))",
+        "pull((0.9 * d_w, d_solver))",
+    ),
 )
 
 

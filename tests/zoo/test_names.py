@@ -45,7 +45,9 @@ level TOP {
   report REPORT = mean[TASK] LOSS(PSI, TASK) with FIT.steps = 2
 }
 """
-ROLES = """NET DATA SIZE LOSS ARG SAMPLE TOP THETA RATE TASK FIT PHI SCALE BATCH COUNTER AGAIN PSI TIME REPORT""".split()
+ROLES = (
+    """NET DATA SIZE LOSS ARG SAMPLE TOP THETA RATE TASK FIT PHI SCALE BATCH COUNTER AGAIN PSI TIME REPORT""".split()
+)
 NAMES = """
 x key state lambda solver gradient torch value λ θ phi_at w_free d_phi
 keys states count variables moved free pull cotangent curvature level_key begin back ends keep state_ key_ x_
@@ -93,7 +95,15 @@ def test_names_change_no_number(first: int, plain: list[torch.Tensor]) -> None:
         assert error(found.numpy(), expected.numpy()) < 1e-12
 
 
-SCHEDULES = ("rmd", "rmd(order = 1)", "rmd(checkpoint = sqrt)", "rmd(checkpoint = binomial)", "rmd(store = residuals)", "rmd(window = 2)", "fmd")
+SCHEDULES = (
+    "rmd",
+    "rmd(order = 1)",
+    "rmd(checkpoint = sqrt)",
+    "rmd(checkpoint = binomial)",
+    "rmd(store = residuals)",
+    "rmd(window = 2)",
+    "fmd",
+)
 
 
 @pytest.mark.parametrize("mode", SCHEDULES)

@@ -81,3 +81,45 @@ level top {
         assert torch.equal(moved.x, state.x - 0.1 * gradient)
         assert moved.step == state.step + 1
         state = moved
+
+
+def test_a_report_may_replace_the_number_of_counted_steps() -> None:
+    compiled = compile_text(
+        """recipe replaced
+level top {
+  x : real from 0.7
+  level fit {
+    w : real from 2
+    minimize 0.5 * k * (w - x)^2
+    by sgd(lr = 0.1) for k in 3..5 steps
+  }
+  minimize w
+  by sgd(lr = 0.1) for 5 steps
+  report two = w with fit.steps = 2
+  report none = w with fit.steps = 0
+  report four = w with fit.steps = 4
+  report same = w
+}"""
+    )
+    key, state = compiled.key(), compiled.phase.begin(compiled.key())
+    found = {name: report(state, key).item() for name, (_, report) in compiled.phase.reports.items()}
+    factors = np.cumprod([1.0, 0.7, 0.6, 0.5, 0.4])
+    assert found == pytest.approx(
+        {"two": 0.7 + 1.3 * factors[2], "none": 2.0, "four": 0.7 + 1.3 * factors[4], "same": 0.7 + 1.3 * factors[3]},
+        rel=1e-12,
+    )
+
+
+@pytest.mark.parametrize("domain_name", ["between", "unit", "nonnegative", "positive"])
+def test_starts_are_values_not_free_coordinates(domain_name: str) -> None:
+    domain = "between(-1, 2)" if domain_name == "between" else domain_name
+    compiled = compile_text(
+        f"""recipe started
+level top {{
+  x : real[2] in {domain} from [0.3, 0.6]
+  minimize sqnorm(x)
+  by sgd(lr = 0.1) for 2 steps
+}}"""
+    )
+    found = compiled.phase.values(compiled.phase.begin(compiled.key()))["x"]
+    assert found.tolist() == pytest.approx([0.3, 0.6], rel=1e-12)

@@ -1,0 +1,127 @@
+"""The shared suite: what every backend declares, and the same numbers from both on every problem, to 1e-9."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+
+from bilevel import ir
+from bilevel.backends import reference
+from bilevel.backends.reference.support import SUPPORTED, reasons
+from bilevel.dsl.functions import DOMAINS, FUNCTIONS
+from bilevel.dsl.solvers import MODES, SOLVERS
+from tests.backends.agreement import compared
+from tests.backends.recipes import BROKEN, RECIPES
+from tests.zoo.compiled import Compiled, compile_text
+from tests.zoo.problem import Problem
+from tests.zoo.problems import PROBLEMS
+from tests.zoo.test_problems import compiled
+
+TOLERANCE = 1e-9
+Q = torch.tensor([[2.0, 0.5, 0.1], [0.5, 1.0, -0.2], [0.3, -0.2, 1.5]], dtype=torch.float64)
+WRONG = {
+    "stationary_under_three": "the attached solution has a first derivative only, and this needs its second",
+    "implicit_after_steps": "AttributeError while the module is written",
+}
+LEAP = """recipe leaping
+level top {
+  x : real from 0.7
+  level fit {
+    w : real from x
+    minimize (w - 2)^2
+    by sgd(lr = 0.1) for 4 steps
+  }
+  minimize w^2
+  by sgd(lr = 0.1) for 1 step
+}
+schedule { fit : leap(gamma = 0.5) }"""
+
+
+@cache
+def made(name: str) -> Compiled:
+    text = RECIPES[name]
+    return compile_text(text, {"Q": Q} if "use Q" in text else {})
+
+
+def agree(program: Compiled, steps: int = 2) -> None:
+    assert reasons(program.plan) == []
+    for both in compared(program, steps):
+        assert both.error < TOLERANCE, both
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+def test_both_backends_agree_on_the_zoo(problem: Problem) -> None:
+    agree(compiled(problem))
+
+
+def marked() -> Iterator[object]:
+    for name in RECIPES:
+        yield pytest.param(name, marks=[pytest.mark.xfail(reason=WRONG[name], strict=True)] if name in WRONG else [])
+
+
+@pytest.mark.parametrize("name", list(marked()))
+def test_both_backends_agree_on_every_construct(name: str) -> None:
+    agree(made(name), 3 if name == "continued" else 2)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.xfail(reason="the emitted module fails on it", strict=True)
+def test_both_backends_run_what_the_checker_accepts(name: str) -> None:
+    agree(compile_text(BROKEN[name]))
+
+
+# ---- declarations --------------------------------------------------------------------------------------------
+
+
+def test_everything_the_language_names_is_declared() -> None:
+    assert SUPPORTED["solvers"].keys() == SOLVERS.keys()
+    assert SUPPORTED["modes"].keys() == MODES.keys()
+    assert SUPPORTED["domains"].keys() == DOMAINS.keys()
+    assert SUPPORTED["functions"].keys() == FUNCTIONS.keys()
+    assert SUPPORTED["options"].keys() >= {f"{m}.{o}" for m in ("rmd", "ift") for o in MODES[m]}
+
+
+def test_no_answer_goes_without_a_reason() -> None:
+    for table in SUPPORTED.values():
+        for name, support in table.items():
+            assert bool(support.reason) or support.answer == "yes", name
+
+
+def test_what_is_declared_is_met_by_some_problem() -> None:
+    """A `yes` that no problem backs is a guess."""
+    programs = [compiled(p).plan.program for p in PROBLEMS] + [made(n).plan.program for n in RECIPES if n not in WRONG]
+    met = {kind: {name for p in programs for name in _named(p, kind)} for kind in ("solvers", "domains", "reducers", "functions")}
+    for kind, names in met.items():
+        assert {n for n, s in SUPPORTED[kind].items() if s.answer == "yes"} <= names, kind
+
+
+def _named(program: ir.Program, kind: str) -> Iterator[str]:
+    for level in program.walk_levels():
+        if kind == "solvers":
+            yield from (s.name for p in level.phases for s in p.solvers)
+        if kind == "domains":
+            yield from (v.domain for v in level.variables if v.domain is not None)
+        for expr in _expressions(level):
+            for part in ir.walk(expr):
+                if kind == "reducers" and isinstance(part, ir.Reduced):
+                    yield part.kind
+                if kind == "functions" and isinstance(part, ir.Builtin):
+                    yield part.function
+
+
+def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
+    yield from (v.start for v in level.variables if v.start is not None)
+    yield from (source.source for source in (*level.indices, *level.draws))
+    if level.objective is not None:
+        yield level.objective.value
+    yield from (a for p in level.phases for s in p.solvers for a in s.arguments.values())
+
+
+def test_what_is_not_carried_out_is_refused() -> None:
+    program = compile_text(LEAP)
+    assert reasons(program.plan) and reasons(program.plan)[0].startswith("leap: notimpl")
+    with pytest.raises(reference.Unsupported, match="leap"):
+        compared(program)
