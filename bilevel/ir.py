@@ -328,10 +328,13 @@ class Level:
     lists: tuple[str, ...] = ()
     """those of `copies` that run over a list of parts: solved one after the other, since shapes may differ"""
 
+    members: tuple[str, ...] = ()
+    """populations around it: `@NAME` for the members that the level NAME judges"""
+
     @property
     def batched(self) -> tuple[str, ...]:
-        """Those of `copies` that are solved at once, as leading axes of every value."""
-        return tuple(axis for axis in self.copies if axis not in self.lists)
+        """Members of a population and those of `copies` that are solved at once: leading axes of every value."""
+        return (*self.members, *(axis for axis in self.copies if axis not in self.lists))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bilevel import ir
+from bilevel.dsl.solvers import SOLVERS
 
 Kind = Literal["steps", "until", "next", "fixed point", "closed form"]
 
@@ -25,3 +26,14 @@ def tests_gradient(level: ir.Level) -> bool:
     """Whether the level promises a stationary point."""
     duration = level.phases[-1].duration
     return isinstance(duration, ir.Until) and duration.test == "stationary"
+
+
+def line_searches(level: ir.Level) -> bool:
+    """Whether the solver looks for its own step lengths, so that there is no update to differentiate."""
+    return any(solver.name == "lbfgs" for phase in level.phases for solver in phase.solvers)
+
+
+def is_searched(level: ir.Level) -> bool:
+    """Whether the level is moved by a solver that compares the members of a population."""
+    name = level.phases[0].solvers[0].name
+    return name in SOLVERS and SOLVERS[name].needs == "values"

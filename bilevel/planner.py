@@ -12,8 +12,8 @@ from bilevel import ir
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import RecipeError, Span
 from bilevel.facts import Facts, LevelFacts, derive_facts
-from bilevel.kinds import kind
-from bilevel.modes import MODES, ClosedForm, Forward, ForwardMode, ImplicitMode, Mode, Reverse
+from bilevel.kinds import is_searched, kind, line_searches
+from bilevel.modes import MODES, ClosedForm, Evolve, Forward, ForwardMode, ImplicitMode, Leap, Mode, Reverse
 from bilevel.modes.options import checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
 from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
 from bilevel.refusals import no_effect, refused
@@ -34,15 +34,18 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     """How `level` is differentiated.
 
     1. The schedule names a mode: that one, or an error that says why it cannot be used.
-    2. The level's solution reaches no objective un-stopped: forward only.
-    3. `for T steps`: `rmd`.
+    2. The level around it compares the members of a population: `evolve`.
+    3. `by closed_form`: substitution.
+    4. The level's solution reaches no objective un-stopped: forward only.
+    5. `until stationary`: `ift` by cg; a fixed point of `next`: `ift` by gmres.
+    6. `for T steps`: `rmd`.
 
-    Costs do not decide yet: of the modes that this version has, only one is exact for each kind of level.
+    Costs do not decide yet: by itself the planner takes the first exact mode for each kind of level.
     """
     entry = next((e for e in program.schedule if e.target == level.name), None)
     pinned = None if entry is None or entry.mode == "auto" else _named(entry)
     chosen = pinned or _default(level, facts)
-    if pinned is not None and not facts.targets and not isinstance(chosen, Forward):
+    if pinned is not None and not facts.targets and not isinstance(chosen, Forward | Leap | Evolve | ClosedForm):
         raise no_effect(level, entry)
     verdict = chosen.accepts(level, facts)
     if not verdict.ok:
@@ -56,6 +59,8 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
 
 def _default(level: ir.Level, facts: LevelFacts) -> Mode:
     """What the kind of level asks for."""
+    if level.members:
+        return Evolve()
     match kind(level):
         case "closed form":
             return ClosedForm()
@@ -74,6 +79,8 @@ def _named(entry: ir.Entry) -> Mode:
         return Forward()
     if entry.mode == "fmd":
         return ForwardMode()
+    if entry.mode == "evolve":
+        return Evolve()
     if entry.mode == "closed_form":
         return ClosedForm()
     if entry.mode == "ift":
@@ -108,9 +115,11 @@ def _operations(level: ir.Level) -> list[Operation]:
     """What one step of a level is made of."""
     operations: list[Operation] = ["start"]
     operations += ["draw"] * bool(level.draws or level.indices)
+    if is_searched(level):
+        return [*operations, "objective"]
     moves = kind(level) in ("next", "fixed point")
     operations += [] if moves else ["objective", "gradient"]
-    return operations + ["update"] * (kind(level) != "closed form")
+    return operations + ["update"] * (kind(level) != "closed form" and not line_searches(level))
 
 
 def _add_level(
@@ -123,7 +132,7 @@ def _add_level(
     operations = _operations(level)
     if level.parent is not None:
         operations.append("forward")
-        if choices[level.name].adjoint is not None and not _inside_next(around):
+        if choices[level.name].adjoint is not None and facts[level.name].targets and not _inside_next(around):
             operations.append("pullback")
     else:
         operations.append("step")
@@ -173,6 +182,9 @@ def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) ->
         ("gradient", "forward"),
         ("update", "forward"),
         ("update", "step"),
+        ("start", "step"),
+        ("draw", "step"),
+        ("objective", "step"),
         ("forward", "pullback"),
     ]
     for a, b in edges:
@@ -180,11 +192,8 @@ def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) ->
             graph.add_edge(f"{name}.{a}", f"{name}.{b}", kind="value")
     for inner in level.levels:
         if f"{inner.name}.forward" in graph:
-            graph.add_edge(
-                f"{inner.name}.forward",
-                f"{name}.{'gradient' if f'{name}.gradient' in graph else 'update'}",
-                kind="value",
-            )
+            reader = next(o for o in ("gradient", "update", "step") if o in operations)
+            graph.add_edge(f"{inner.name}.forward", f"{name}.{reader}", kind="value")
         if f"{inner.name}.pullback" in graph:
             graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")
 

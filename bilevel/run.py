@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -267,12 +267,27 @@ def _log(run: Run, row: dict[str, object], found: Mapping[str, float]) -> None:
             file.write(json.dumps({**row, **plain}) + "\n")
 
 
+@runtime_checkable
+class Replayed(Protocol):
+    """A solver's state that is no tensor: it is saved as what it was told, and told it again."""
+
+    def plain(self) -> list[torch.Tensor]:
+        """What it was told."""
+
+    def replay(self, told: list[torch.Tensor]) -> Replayed:
+        """The state after it was told all that."""
+
+
+def _plain(solver: Any) -> Any:
+    return solver.plain() if isinstance(solver, Replayed) else solver
+
+
 def _save(run: Run) -> None:
     """The state of all phases, as plain containers of tensors, written as a whole or not at all."""
     if run.folder is None:
         return
     content = {
-        "states": {name: state._asdict() for name, state in run.states.items()},
+        "states": {n: {**state._asdict(), "solver": _plain(state.solver)} for n, state in run.states.items()},
         "reports": run.reports,
         "losses": run.losses,
         "residuals": [run.residuals.steps, run.residuals.missed, run.residuals.worst],
@@ -294,8 +309,10 @@ def restore(program: Program, folder: Path, seed: int, modules: Sequence[str] = 
     key = make_key(seed, program.parts.device)
     for name, saved in content["states"].items():
         given = [run.state[n] for n in begun[name].reads]
-        kind = type(begun[name].begin(key, *given))
-        run.states[name] = kind(**saved)
+        fresh = begun[name].begin(key, *given)
+        if isinstance(fresh.solver, Replayed):
+            saved["solver"] = fresh.solver.replay(saved["solver"])
+        run.states[name] = fresh._replace(**saved)
     run.reports = {name: [(step, value) for step, value in rows] for name, rows in content["reports"].items()}
     run.losses = list(content["losses"])
     run.residuals.steps, run.residuals.missed, run.residuals.worst = content["residuals"]

@@ -11,12 +11,12 @@ from bilevel import ir
 from bilevel.dsl.types import Array, ListType, Records, Tree
 from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
-from bilevel.kinds import kind
+from bilevel.kinds import is_searched, kind
 
-SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form", "mirror", "learned")
-MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "closed_form", "none", "vmap")
+SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form", "mirror", "learned", "cmaes", "lbfgs")
+MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap")
 FUNCTIONS = ("pair", "identity", "eig")
-DOMAINS = ("positive", "nonnegative", "unit", "between")
+DOMAINS = ("positive", "nonnegative", "unit", "between", "simplex", "psd", "orthogonal")
 
 
 def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
@@ -94,10 +94,10 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
             yield _missing(f"the solver `{solver.name}`", solver.span, f"one of {', '.join(SOLVERS)}")
         elif level.parent is None and any(not isinstance(a, ir.Constant | ir.Read) for a in solver.arguments.values()):
             yield _missing("a computed argument of an outermost solver", solver.span, "a number or a param")
-    if phase.estimator is not None:
-        yield _missing(f"`with {phase.estimator.span.text}`", phase.estimator.span)
     if level.parent is None and kind(level) != "steps":
         yield _missing(f"an outermost level solved by `{phase.span.text}`", phase.span, "a gradient solver for N steps")
+    if level.parent is not None and is_searched(level):
+        yield _missing("a population search inside another level", phase.span, "cmaes in an outermost level")
     if isinstance(phase.duration, ir.Until):
         yield from _until(phase.duration)
     elif phase.duration is None and all(s.name in SOLVERS for s in phase.solvers) and kind(level) != "closed form":
@@ -109,7 +109,7 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
         message = f"epochs of `{level.name}` need exactly one draw from a finite data set in it"
         yield Diagnostic("B219", message, phase.span, fix="for N steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "generations":
-        if all(s.name in SOLVERS for s in phase.solvers):
+        if all(s.name in SOLVERS for s in phase.solvers) and not is_searched(level):
             message = f"`{phase.solvers[0].name}` counts steps, not generations"
             yield Diagnostic("B219", message, phase.span, fix=f"for {phase.duration.count.span.text} steps")
 

@@ -91,10 +91,12 @@ def _level(checker: Checker, node: nodes.Level, parent: str | None) -> ir.Level:
     _check_complete(checker, node, objectives, bys)
     variables = tuple(v for s in node.body if isinstance(s, nodes.Variable) for v in check_variable(checker, place, s))
     phases = tuple(check_phase(checker, place, p, node) for by in bys[:1] for p in by.phases)
+    variables = tuple(in_own_coordinates(v, phases) for v in variables)
     level = ir.Level(
         name=node.name,
         parent=parent,
-        copies=checker.scope.copies.get(node.name, ()),
+        copies=tuple(a for a in checker.scope.copies.get(node.name, ()) if not a.startswith("@")),
+        members=tuple(a for a in checker.scope.copies.get(node.name, ()) if a.startswith("@")),
         lists=tuple(a for a in checker.scope.copies.get(node.name, ()) if a in checker.lists),
         variables=variables,
         indices=tuple(_index(checker, place, s.index) for s in node.body if isinstance(s, nodes.Each)),
@@ -108,6 +110,14 @@ def _level(checker: Checker, node: nodes.Level, parent: str | None) -> ir.Level:
     _check_lets(checker, place, node)
     check_iterates(checker, level)
     return level
+
+
+def in_own_coordinates(variable: ir.Variable, phases: tuple[ir.Phase, ...]) -> ir.Variable:
+    """A variable whose solver keeps its domain by itself has no free coordinates."""
+    movers = [s.name for p in phases for s in p.solvers if variable.name in s.variables]
+    if variable.domain is None or not any(name in KEEPERS for name in movers):
+        return variable
+    return replace(variable, domain=None, domain_arguments=(), kept=(variable.domain, variable.domain_arguments))
 
 
 def _check_complete(

@@ -260,11 +260,12 @@ def _no_domain(node: nodes.Domain) -> Diagnostic:
 
 
 def _no_start(node: nodes.Variable, name: str) -> Diagnostic:
+    what = f"`{node.type.kind}`" if isinstance(node.type, nodes.TreeType) else "a `real`"
     return Diagnostic(
         "B216",
         f"`{name}` has no start",
         name_span(node, name),
-        why="params(net) starts from init(net) by itself; nothing else has such a rule",
+        why=f"params(net) starts from init(net) by itself; {what} has no such rule",
         fix=f"{node.span.text} from {_example(node)}",
     )
 

@@ -20,7 +20,8 @@ LOSSES = ("ce", "bce", "mse", "l1", "kl", "cw")
 def check_number(checker: Checker, place: Place, value: ir.Expr, node: nodes.Objective | nodes.Report) -> None:
     """The value of an objective or a report is one number, and no index of its level is open in it."""
     assert place.level is not None
-    left = [a for a in value.axes if a not in checker.scope.copies.get(place.level, ())]
+    closed = (*checker.scope.copies.get(place.level, ()), f"@{place.level}")
+    left = [a for a in value.axes if a not in closed]
     if left:
         checker.report(_open_index(checker, place.level, value, node, left))
     elif not (isinstance(value.type, Unknown) or shapes.is_number(value.type)):

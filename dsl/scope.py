@@ -12,6 +12,7 @@ from typing import Literal
 from bilevel.dsl import nodes
 from bilevel.dsl.functions import FUNCTIONS
 from bilevel.dsl.solvers import SOLVERS
+from bilevel.dsl.solvers import SOLVERS
 from bilevel.dsl.walk import children, header_span, name_span, walk
 from bilevel.errors import Diagnostic, Related, Span
 
@@ -92,11 +93,23 @@ class Scope:
         if symbol.level is None:
             return ()
         around = self.copies.get(symbol.level, ())
+        # All members of a population share every draw of their generation.
+        shared = tuple(a for a in around if not a.startswith("@"))
         if symbol.kind == "index":
-            return (*around, symbol.name)
+            return (*shared, symbol.name)
         if symbol.kind == "draw" and isinstance(symbol.node, nodes.Draw):
-            return self.order({*around, *self.mentioned(symbol.node.source, symbol.level)})
-        return around if symbol.kind == "variable" else ()
+            return self.order({*shared, *self.mentioned(symbol.node.source, symbol.level)})
+        if symbol.kind != "variable":
+            return ()
+        return (f"@{symbol.level}", *around) if self._is_searched(symbol.level) else around
+
+    def _is_searched(self, level: str) -> bool:
+        """Whether a level is moved by a solver that compares the members of a population."""
+        node = self.blocks[level].node
+        bys = [s for s in node.body if isinstance(s, nodes.By)] if node is not None else []
+        solvers = [m.solver for by in bys[:1] for m in by.phases[0].moves]
+        names = [s.function.span.text for s in solvers if isinstance(s, nodes.Call)]
+        return any(name in SOLVERS and SOLVERS[name].needs == "values" for name in names)
 
     def order(self, axes: set[str]) -> tuple[str, ...]:
         """Axes in the order in which their indices are opened, outermost first."""
@@ -272,7 +285,7 @@ def _find_copies(scope: Scope, root: Block) -> None:
     while waiting:
         block = waiting.pop(0)
         assert block.name is not None
-        own = {s.name for s in block.symbols.values() if s.kind == "index"}
+        own = {s.name for s in block.symbols.values() if s.kind == "index"} | {f"@{block.name}"}
         scope.copy(block.name, set())
         scope.copy(block.name, _raw(scope, block) - own)
         waiting.extend(block.inner)
@@ -284,7 +297,7 @@ def _raw(scope: Scope, block: Block) -> set[str]:
     for inner in block.inner:
         assert inner.name is not None
         scope.copy(inner.name, set())
-        opened = {s.name for s in inner.symbols.values() if s.kind == "index"}
+        opened = {s.name for s in inner.symbols.values() if s.kind == "index"} | {f"@{inner.name}"}
         scope.copy(inner.name, _raw(scope, inner) - opened)
     found: set[str] = set()
     for statement in block.node.body:

@@ -32,14 +32,14 @@ def test_plain_lines_come_with_reports_and_else_every_two_seconds(monkeypatch: p
     monkeypatch.setattr(module, "time", clock)
     with Lines(stream) as lines:
         for step in range(1, 61):
-            clock.now += 0.1
+            clock.now += 0.125
             lines(Event("meta", step, 60, 0.5, {"val": 2.0} if step == 31 else {}, 0.0))
         lines(Event("meta", 60, 60, math.nan, {"val": 1.25}, 0.0))
     assert stream.getvalue().splitlines() == [
         "meta   1/60  loss 0.5",
-        "meta  21/60  loss 0.5  10 steps/s  4 s left",
+        "meta  17/60  loss 0.5  8 steps/s  5 s left",
         "meta  30/60  val 2",
-        "meta  51/60  loss 0.5  10 steps/s  1 s left",
+        "meta  47/60  loss 0.5  8 steps/s  2 s left",
         "meta  60/60  val 1.25",
     ]
 

@@ -15,6 +15,8 @@ from bilevel.dsl.types import Array, Records, Stream, Tree, Type
 def copy_key(writer: Writer, program: ir.Program, key: str, axes: tuple[str, ...]) -> str:
     """The key of every copy along some indices, from the key that they share."""
     for axis in axes:
+        if axis.startswith("@"):
+            continue  # all members of a population share their draws
         depth = index_axes(program, axis).index(axis)
         key = f"fold({key}, numbers(length({writer.name(axis)}{f', {depth}' if depth else ''}), key))"
     return key
@@ -24,8 +26,19 @@ def index_axes(program: ir.Program, name: str) -> tuple[str, ...]:
     """The leading axes of the value of an index: the copies of the level that opens it, and itself."""
     for level in program.walk_levels():
         if any(i.name == name for i in level.indices):
-            return (*level.batched, name)
+            return (*(a for a in level.batched if not a.startswith("@")), name)
     raise KeyError(name)
+
+
+def axis_values(program: ir.Program, axes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """For each axis a name whose value has it, with all leading axes of that value."""
+    found: dict[str, tuple[str, ...]] = {}
+    for axis in axes:
+        if axis.startswith("@"):
+            found[program.level(axis[1:]).names[0]] = (axis,)
+        else:
+            found[axis] = index_axes(program, axis)
+    return found
 
 
 def index_draw(writer: Writer, program: ir.Program, level: ir.Level, index: ir.Index) -> str:
@@ -113,15 +126,24 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
     if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
         keys = copy_key(writer, program, key, level.batched)
         assert isinstance(variable.type, Tree)
-        return f"{writer.name(variable.type.net)}.initial({keys}{part(variable.type)})"
+        fresh = f"{writer.name(variable.type.net)}.initial({keys}{part(variable.type)})"
+        return for_members(writer, program, level, fresh)
     if isinstance(expr, ir.Builtin) and expr.function in ("normal", "uniform"):
         keys = copy_key(writer, program, key, level.batched)
         like, shape = template(writer, variable.type)
-        return distribution(writer, expr, keys, like, variable.type, shape)
+        drawn = distribution(writer, expr, keys, like, variable.type, shape)
+        return for_members(writer, program, level, drawn)
     text = _shaped(writer, variable, expr)
-    reads = free_reads(expr) | {axis: index_axes(program, axis) for axis in level.batched}
+    reads = free_reads(expr) | axis_values(program, level.batched)
     text = mapped(writer, text, level.batched, reads)
     return f"contiguous({text})" if level.batched else text
+
+
+def for_members(writer: Writer, program: ir.Program, level: ir.Level, text: str) -> str:
+    """The same draw for every member of the populations around."""
+    for axis in reversed(level.members):
+        text = f"spread({text}, length({writer.name(program.level(axis[1:]).names[0])}))"
+    return text
 
 
 def part(type_: Tree) -> str:

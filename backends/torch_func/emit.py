@@ -7,14 +7,16 @@ recipe names and gives the outermost levels as `Phase`s, whose functions are pur
 from __future__ import annotations
 
 from bilevel.backends.source import Class, Comment, Function, Module, Statement, Text, to_text
-from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top, windows
+from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top, valued, windows
 from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.levels import Coder
 from bilevel.dsl.types import ListType, Model
 from bilevel.plan import Plan, Step
 
-HEADER = """import hashlib
+HEADER = """from __future__ import annotations
+
+import hashlib
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +59,8 @@ def emit(plan: Plan, version: str) -> str:
     build = Function("build", (*_parts(coder), 'device="cpu"', "dtype=torch.float32"), _build_doc(plan), tuple(body))
     text = to_text(Module("", (build,))).partition("\n\n")[2]
     runtime = inline.runtime_text(f"{text} make_key")
-    statements = (Text(HEADER), Comment("---- runtime"), Text("\n"), Text(runtime), Text("\n"), STATE, Text(""), PHASE, Text(""))
+    header = HEADER + ("import cma\nimport numpy\nimport copy\n" if "Evolution" in runtime else "")
+    statements = (Text(header), Comment("---- runtime"), Text("\n"), Text(runtime), Text("\n"), STATE, Text(""), PHASE, Text(""))
     head = Module(_doc(plan, version), (*statements, Comment("---- the recipe"), Text("\n")))
     return to_text(head) + "\n\n" + text
 
@@ -65,7 +68,7 @@ def emit(plan: Plan, version: str) -> str:
 def _writer(plan: Plan) -> Writer:
     program = plan.program
     constants = frozenset({u.name for u in program.uses} | {p.name for p in program.params})
-    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach", "begun")
+    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach", "begun", "losses")
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}
@@ -86,6 +89,11 @@ def _functions(coder: Coder, step: Step) -> list[Function]:
         case "gradient":
             level = coder.program.level(step.level)
             cut = windows.windowed(coder.plan, level)
+            if valued.is_valued(level):
+                estimated = level.phases[0].estimator is not None
+                gradient = valued.estimate_function if estimated else gradients.gradient_function
+                losses = valued.losses_function(coder, level)
+                return [losses, gradient(coder, step)]
             return [windows.gradient_function(coder, level, *cut, step) if cut else gradients.gradient_function(coder, step)]
         case "update":
             return [levels.update_function(coder, step)]

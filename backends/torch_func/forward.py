@@ -58,7 +58,7 @@ def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], 
     missing = [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
     adjoint = coder.plan.choices[level.name].adjoint
     missing += leap_reads(coder, level, adjoint) if isinstance(adjoint, Leaping) else []
-    missing += [coder.writer.name(a) for a in level.batched]
+    missing += [coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched)]
     parameters = [*parameters, *(t for t in missing if t not in parameters), "keep"]
     doc = f"The states (iterate, solver's state) of {level.name}{per(level)}: {kept}, or only the last."
     return coder.function(f"{level.name}_forward", parameters, doc, body, step.span)
@@ -230,7 +230,7 @@ def _chosen(coder: Coder, level: ir.Level, leap: Leaping) -> list[Statement]:
 
 def _over_points(coder: Coder, level: ir.Level, expr: ir.Expr) -> str:
     """An expression of the solution at every point, real[points, *copies]."""
-    reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.batched}
+    reads = free_reads(expr) | draws.axis_values(coder.program, level.batched)
     text = mapped(coder.writer, write(coder.writer, expr), level.batched, reads)
     return f"torch.stack([stop({text}) for _, {pack(own(coder, level))} in points])"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func import valued
 from bilevel.backends.torch_func.expressions import write
 from bilevel.backends.torch_func.levels import (
     Coder,
@@ -23,7 +24,7 @@ from bilevel.backends.torch_func.levels import (
     step_body,
     targets,
 )
-from bilevel.kinds import kind
+from bilevel.kinds import kind, line_searches
 from bilevel.modes import Implicit
 from bilevel.plan import Step
 
@@ -80,15 +81,18 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     duration = level.phases[-1].duration
     assert isinstance(duration, ir.Until)
     cap, depth = write(coder.writer, duration.cap), len(level.batched)
-    body: list[Statement] = [*_cold(coder, level, x), *keys(coder, level, cap)]
-    body.append(Loop("step", f"range({cap})", tuple(_one_step(coder, level, x, duration, depth))))
+    body: list[Statement] = [*_cold(coder, level, x)]
+    if line_searches(level):
+        body.append(Assign(x, valued.search_text(coder, level, _tolerance(coder, duration), cap)))
+    else:
+        body += [*keys(coder, level, cap), Loop("step", f"range({cap})", tuple(_one_step(coder, level, x, duration, depth)))]
     body += [*_last_slope(coder, level, depth)]
     if _is_attached(coder, level):
         body += [Comment("from here on a function of what the level reads, whatever path led here")]
         body.append(Assign(x, coder.call(f"{level.name}_attach", **{_packed(coder, level): x})))
     solver = "()" if kind(level) == "fixed point" else "solver"
     body.append(Return(f"[({x}, {solver}, slope)]"))
-    operations = ["start", "draw", "slope", "attach", "update"]
+    operations = ["start", "draw", "slope", "attach", "update", "losses"]
     operations += [] if kind(level) == "fixed point" else ["gradient"]
     parameters = level_parameters(coder, level, operations)
     parameters = [p for p in parameters if p not in ("slope", "active")]
@@ -107,9 +111,13 @@ def _cold(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     return begin(coder, level, x)
 
 
+def _tolerance(coder: Coder, duration: ir.Until) -> str:
+    return write(coder.writer, duration.arguments["tol"]) if "tol" in duration.arguments else "0.0"
+
+
 def _one_step(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: int) -> list[Statement]:
     """The test, and a step for the copies that have not met it."""
-    tol = write(coder.writer, duration.arguments["tol"]) if "tol" in duration.arguments else "0.0"
+    tol = _tolerance(coder, duration)
     stop: list[Statement] = [If("not bool(active.any())", (Assign("", "break"),))]
     if kind(level) == "fixed point":
         call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
@@ -168,8 +176,8 @@ def product(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, repla
     call = coder.call(f"{level.name}_slope", **{k: v for k, v in replaced.items() if k != packed})
     at = replaced.get(packed, packed)
     if adjoint.symmetric:
-        return f"lambda v: jvp(lambda {packed}: {call}, ({at},), (v,))[1]"
-    return f"lambda v: vjp(lambda {packed}: {call}, {at})[1](v)[0]"
+        return f"lambda cotangent: jvp(lambda {packed}: {call}, ({at},), (cotangent,))[1]"
+    return f"lambda cotangent: vjp(lambda {packed}: {call}, {at})[1](cotangent)[0]"
 
 
 def _stopped(coder: Coder, level: ir.Level, packed: str) -> dict[str, str]:
@@ -216,6 +224,6 @@ def _attach(coder: Coder, level: ir.Level) -> Function:
 def _straight(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, stopped: dict[str, str]) -> str:
     """The product that is not transposed."""
     call = coder.call(f"{level.name}_slope", **{k: v for k, v in stopped.items() if k != packed})
-    return f"lambda v: jvp(lambda {packed}: {call}, (fixed,), (v,))[1]"
+    return f"lambda cotangent: jvp(lambda {packed}: {call}, (fixed,), (cotangent,))[1]"
 
 

@@ -22,8 +22,8 @@ from bilevel.backends.torch_func.expressions import (
     write,
 )
 from bilevel.errors import Span
-from bilevel.kinds import kind
-from bilevel.modes import Implicit, Unroll
+from bilevel.kinds import is_searched, kind
+from bilevel.modes import Leaping, Unroll
 from bilevel.plan import Plan, Step
 
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
@@ -135,7 +135,7 @@ def start_function(coder: Coder, step: Step) -> Function:
     texts = [draws.start(coder.writer, coder.program, level, v) for v in level.variables]
     free = [domain_call(v, t, "_free") if v.domain else t for v, t in zip(level.variables, texts, strict=True)]
     exprs = [v.start for v in level.variables if v.start is not None]
-    needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in level.batched)]
+    needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched))]
     parameters = [p for p in dict.fromkeys(needed) if any(_mentions(t, p) for t in texts)]
     doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{per(level)}."
     return coder.function(step.name.replace(".", "_"), [*parameters, "key"], doc, [Return(pack(free))], step.span)
@@ -156,7 +156,7 @@ def draw_function(coder: Coder, step: Step) -> Function:
     level = coder.program.level(step.level)
     lines: list[Statement] = []
     exprs: list[ir.Expr] = []
-    axes: set[str] = set(level.batched)
+    axes: set[str] = {a for a in level.batched if not a.startswith("@")}
     for index in level.indices:
         lines.append(_assign(coder, index.name, draws.index_draw(coder.writer, coder.program, level, index), index.span))
         exprs.append(index.source)
@@ -200,14 +200,15 @@ def objective_function(coder: Coder, step: Step) -> Function:
     coder.writer.maximised = level.objective.sense == "maximize"
     coder.writer.windowed = frozenset(n for i in level.levels if _is_windowed(coder, i) for n in i.names)
     text = write(coder.writer, value)
-    reads = free_reads(value) | {a: draws.index_axes(coder.program, a) for a in level.batched}
-    text = mapped(coder.writer, text, level.batched, reads)
+    reads = free_reads(value) | draws.axis_values(coder.program, level.batched)
+    axes = (f"@{level.name}",) if is_searched(level) else level.batched
+    text = mapped(coder.writer, text, axes, reads)
     coder.writer.maximised, coder.writer.windowed = False, frozenset()
     text = f"{text}.sum()" if level.batched else text
     text = f"-({text})" if level.objective.sense == "maximize" else text
     names = parameters_of(coder.writer, value)
     first = [n for n in (*solutions(coder, level), *inner_names(coder, level)) if n in names]
-    indices = [coder.writer.name(a) for a in level.batched]
+    indices = [coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched)]
     rest = [n for n in dict.fromkeys([*names, *indices, "weight"]) if n not in first]
     doc = f"What {level.name} {level.objective.sense}s" + (f", summed over {' and '.join(level.batched)}" if level.batched else "")
     negative = ", as a negative number" if level.objective.sense == "maximize" else ""
@@ -230,7 +231,8 @@ def solve(coder: Coder, inner: ir.Level, keep: bool | None = None) -> list[State
     What the way back needs is kept where there is one, unless `keep` says otherwise.
     """
     states = f"{inner.name}_states"
-    differentiated = is_pulled(coder, inner) or coder.plan.facts[inner.name].iterates if keep is None else keep
+    leaps = isinstance(coder.plan.choices[inner.name].adjoint, Leaping)
+    differentiated = is_pulled(coder, inner) or coder.plan.facts[inner.name].iterates or leaps if keep is None else keep
     lists = own_lists(coder, inner)
     key = list_key(f'fold(key, "{inner.name}")', lists)
     call = coder.call(f"{inner.name}_forward", key=key, keep=str(differentiated))
@@ -328,13 +330,13 @@ def _next_function(coder: Coder, level: ir.Level, step: Step) -> Function:
         body += solve(coder, inner)
     texts = []
     for variable, expr in zip(level.variables, ordered, strict=True):
-        reads = free_reads(expr) | {a: draws.index_axes(coder.program, a) for a in level.batched}
+        reads = free_reads(expr) | draws.axis_values(coder.program, level.batched)
         text = mapped(coder.writer, write(coder.writer, expr), level.batched, reads)
         texts.append(domain_call(variable, text, "_free") if variable.domain else text)
     body.append(Return(pack(texts)))
     inside = used_levels(coder, level)
     local = [*names, *solutions(coder, level), *inner_names(coder, level), *(f"{i.name}_states" for i in inside)]
-    indices = [coder.writer.name(a) for a in level.batched]
+    indices = [coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched)]
     more = [*parameters_of(coder.writer, *ordered), *indices, *coder.needs(*(f"{i.name}_forward" for i in inside))]
     needed = [p for p in dict.fromkeys(more) if p not in (*local, "keep", "key")]
     doc = f"The next {' and '.join(level.names)}."

@@ -72,16 +72,16 @@ def from_block(block: Tensor, like: dict[str, Tensor], layer: str) -> dict[str, 
 
 
 def min_eig(matrix: Tree) -> Tensor:
-    """Smallest eigenvalue, real[]; of a symmetric matrix, or of a diagonal given as a vector or tree."""
+    """Smallest eigenvalue, real[]; of a matrix (its symmetric part), or of a diagonal given as a vector or tree."""
     if isinstance(matrix, Tensor) and matrix.dim() == 2:
-        return torch.linalg.eigvalsh(matrix)[..., 0]
+        return torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))[0]
     return smallest(matrix)
 
 
 def max_eig(matrix: Tree) -> Tensor:
     """Largest eigenvalue, real[]."""
     if isinstance(matrix, Tensor) and matrix.dim() == 2:
-        return torch.linalg.eigvalsh(matrix)[..., -1]
+        return torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))[-1]
     return largest(matrix)
 
 

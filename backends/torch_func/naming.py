@@ -11,12 +11,13 @@ OWN = frozenset(
     """build torch vmap grad vjp jvp grad_and_value functional_call key keys step steps state states solver count
     gradient value begin keep cotangent pull curvature Tensor NamedTuple Any nn math device dtype self seed report
     program Phase Program Report index moved more number np namedtuple variables level_key inner_key carried first last dropped free moved ends notes
-    first last kept dropped back directions tangents""".split()
+    kept back directions tangents slope active residual solved product fixed gamma points weight found place
+    solve estimate values""".split()
 )
 """words the emitted code uses itself"""
 
 PREFIXES = ("d_", "more_", "curvature_", "moved_", "solver_")
-SUFFIXES = ("_at", "_free", "_states", "_back", "_begin", "_end")
+SUFFIXES = ("_at", "_free", "_states", "_back", "_begin", "_end", "_residual")
 """what the emitted code puts around the recipe's names to make its own"""
 
 

@@ -52,12 +52,11 @@ def adam(
     the root keeps the size of the step within epsilon of Adam's.
     """
     gradient = clipped(gradient, clip)
-    first = tree_map(lambda m, d: beta1 * m + (1 - beta1) * d, state[0], gradient)
-    second = tree_map(lambda v, d: beta2 * v + (1 - beta2) * (d * d), state[1], gradient)
-    one, two = 1 - beta1 ** (count + 1), 1 - beta2 ** (count + 1)
-    moved = tree_map(
-        lambda a, m, v, r: a - r * (m / one) / torch.sqrt(v / two + epsilon * epsilon), x, first, second, lr
-    )
+    first = tree_map(lambda m, d, b: b * m + (1 - b) * d, state[0], gradient, beta1)
+    second = tree_map(lambda v, d, b: b * v + (1 - b) * (d * d), state[1], gradient, beta2)
+    one = tree_map(lambda m, b: m / (1 - b ** (count + 1)), first, beta1)
+    two = tree_map(lambda v, b: v / (1 - b ** (count + 1)), second, beta2)
+    moved = tree_map(lambda a, m, v, r: a - r * m / torch.sqrt(v + epsilon * epsilon), x, one, two, lr)
     return moved, (first, second)
 
 
@@ -100,7 +99,7 @@ def rmsprop(
 ) -> tuple[Tree, Tree]:
     """x - lr g / sqrt(v) with v the running mean of g**2; epsilon inside the root, as in `adam`."""
     gradient = clipped(gradient, clip)
-    mean = tree_map(lambda v, d: alpha * v + (1 - alpha) * (d * d), state, gradient)
+    mean = tree_map(lambda v, d, a: a * v + (1 - a) * (d * d), state, gradient, alpha)
     return tree_map(lambda a, d, v, r: a - r * d / torch.sqrt(v + epsilon * epsilon), x, gradient, mean, lr), mean
 
 

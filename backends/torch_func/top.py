@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Return, Statement
-from bilevel.backends.torch_func import draws, windows
+from bilevel.backends.torch_func import draws, populations, windows
 from bilevel.backends.torch_func.expressions import free_reads, mapped, write
 from bilevel.backends.torch_func.levels import (
     Coder,
@@ -23,6 +23,7 @@ from bilevel.backends.torch_func.levels import (
 from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.facts import expressions
+from bilevel.kinds import is_searched
 from bilevel.plan import Plan, Step
 
 
@@ -34,16 +35,23 @@ def begin_function(coder: Coder, level: ir.Level) -> Function:
     body: list[Statement] = [
         Assign("key", f'fold(key, "{level.name}")'),
         Assign(x, coder.call(f"{level.name}_start")),
-        Return(f"State(0, {x}, {solver_state(coder, level, x)}{ends}, {{}})"),
+        Return(f"State(0, {x}, {_first_solver(coder, level, x)}{ends}, {{}})"),
     ]
     parameters = ["key", *outside(coder, level)]
     doc = f"The state of {level.name} before its first step."
     return coder.function(f"{level.name}_begin", parameters, doc, body, None, len(parameters))
 
 
+def _first_solver(coder: Coder, level: ir.Level, x: str) -> str:
+    searched = is_searched(level)
+    return populations.first_search(coder, level) if searched else solver_state(coder, level, x)
+
+
 def step_function(coder: Coder, step: Step) -> Function:
     """One step of an outermost level: draws, (hyper)gradient, torch.optim."""
     level = coder.program.level(step.level)
+    if is_searched(level):
+        return _generation(coder, level, step)
     body: list[Statement] = [
         Assign("level_key", f'fold(key, "{level.name}")'),
         Assign("key", "fold(level_key, state.step)"),
@@ -58,6 +66,19 @@ def step_function(coder: Coder, step: Step) -> Function:
     body.append(Return(f"State(state.step + 1, {x}, solver, ends, notes), {value}"))
     parameters = ["state", "key", *outside(coder, level)]
     doc = f"One step of {level.name}: the next state, and the objective before the step."
+    return coder.function(f"{level.name}_step", parameters, doc, body, step.span, len(parameters))
+
+
+def _generation(coder: Coder, level: ir.Level, step: Step) -> Function:
+    """One generation of a population search."""
+    body: list[Statement] = [
+        Assign("level_key", f'fold(key, "{level.name}")'),
+        Assign("key", "fold(level_key, state.step)"),
+        *_settings(coder, level),
+        *populations.step_body(coder, level, _draws(coder, level)),
+    ]
+    parameters = ["state", "key", *outside(coder, level)]
+    doc = f"One generation of {level.name}: the next state, and the best value of the population."
     return coder.function(f"{level.name}_step", parameters, doc, body, step.span, len(parameters))
 
 
@@ -81,7 +102,11 @@ def _first_window(coder: Coder, level: ir.Level) -> list[Statement]:
 def hypergradient_function(coder: Coder, step: Step) -> Function:
     """The gradient of one step without taking it: what gradient checks compare."""
     level = coder.program.level(step.level)
-    body: list[Statement] = [
+    if is_searched(level):
+        parameters = ["state", "key", *outside(coder, level)]
+        body = populations.no_gradient(level)
+        return coder.function(f"{level.name}_hypergradient", parameters, "", body, step.span, len(parameters))
+    body = [
         Assign("level_key", f'fold(key, "{level.name}")'),
         Assign("key", "fold(level_key, state.step)"),
         *_settings(coder, level),
@@ -151,6 +176,7 @@ def report_function(coder: Coder, step: Step) -> Function:
         Assign("key", 'fold(level_key, "report")'),
         *_settings(coder, level, changed),
         *_own_values(coder, level),
+        *_one_member(coder, level),
         *_values(coder, level),
         *_ends(coder, level),
     ]
@@ -158,11 +184,20 @@ def report_function(coder: Coder, step: Step) -> Function:
     for inner in level.levels:
         if _is_needed(level, inner, reads):
             body += solve(coder, inner, coder.plan.facts[inner.name].iterates)
-    text = mapped(coder.writer, write(coder.writer, report.value), level.batched, reads)
+    searched = is_searched(level)
+    axes = (populations.member_axis(level),) if searched else level.batched
+    text = mapped(coder.writer, write(coder.writer, report.value), axes, reads) + "[0]" * searched
     body.append(Return(text))
     name = f"{level.name}_report_{report.name}"
     parameters = ["state", "key", *outside(coder, level)]
     return coder.function(name, parameters, f"The report {report.name}.", body, report.span, len(parameters))
+
+
+def _one_member(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The centre of the distribution as a population of one."""
+    if not is_searched(level):
+        return []
+    return [Assign(n, f"spread({n}, 1)") for n in own(coder, level)]
 
 
 def _values(coder: Coder, level: ir.Level) -> list[Statement]:

@@ -3,6 +3,7 @@
 from bilevel.modes.base import Adjoint, Class, Implicit, Leaping, Mode, Perturb, Substitute, Tangents, Unroll, Verdict
 from bilevel.modes.closed_form import ClosedForm
 from bilevel.modes.es import Strategies
+from bilevel.modes.evolve import Evolve
 from bilevel.modes.fmd import ForwardMode
 from bilevel.modes.forward import Forward
 from bilevel.modes.ift import ImplicitMode, Linear
@@ -18,6 +19,7 @@ MODES: tuple[Mode, ...] = (
     ForwardMode(),
     ImplicitMode(),
     ClosedForm(),
+    Evolve(),
     Reverse(order=1),
 )
 
@@ -26,6 +28,7 @@ __all__ = [
     "Adjoint",
     "Class",
     "ClosedForm",
+    "Evolve",
     "Forward",
     "ForwardMode",
     "Implicit",

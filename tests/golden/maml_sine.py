@@ -71,7 +71,7 @@ def bits(key: Tensor, *shape: int) -> Tensor:
     """Random int64 of shape key.shape + shape."""
     count = math.prod(shape)
     positions = torch.arange(1, count + 1, dtype=torch.int64, device=key.device)
-    return mix(mix(key[..., None] + positions * GOLDEN) ^ key[..., None]).reshape(*key.shape, *shape)
+    return mix(mix(key[..., None] + positions * GOLDEN) ^ key[..., None]).reshape((*key.shape, *shape))
 
 
 def uniform(
@@ -366,6 +366,12 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     return namedtuple("Drawn", [*names, "index"])(*(getattr(fields, n) for n in names), positions)
 
 
+def without(items: list[Any], left_out: Any) -> Any:
+    """The samples of all finite sources of a list but one."""
+    kept = [item for item in items if item is not left_out]
+    return tree_map(lambda *fields: torch.cat(fields), kept[0], *kept[1:])
+
+
 class Network:
     """A torch module as a function of its parameters: `net(w, x)` is f_w(x)."""
 
@@ -388,12 +394,36 @@ class Network:
         if pattern is None:
             return own
         chosen = matching(own, self.parts.get(pattern, pattern))
+        if not chosen:
+            raise ValueError(f"no parameter of the network belongs to its part `{pattern}`")
         return {n: p for n, p in own.items() if (n in chosen) == (only is not None)}
+
+    def like(self, kind: str, only: str | None = None, without: str | None = None) -> dict[str, Tensor]:
+        """Zeros shaped like `layers(net)`, `factors(net)` or `kron(net)`."""
+        return zeros_like_kind(self.module, self.select(only, without), kind)
 
     def initial(self, keys: Tensor, only: str | None = None, without: str | None = None) -> dict[str, Tensor]:
         """Fresh parameters for every key."""
         drawn = initial_parameters(self.module, keys, self.dtype)
         return {name: drawn[name] for name in self.select(only, without)}
+
+
+def zeros_like_kind(module: nn.Module, chosen: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """One number for each parameter tensor (`layers`), or the vectors a, b of each layer (`factors`, `kron`).
+
+    A layer is a linear or convolutional one whose weight is chosen: a has one entry for each input of an output
+    (and one for the bias), b one for each output.
+    """
+    if kind == "layers":
+        return {name: p.new_zeros(()) for name, p in chosen.items()}
+    found: dict[str, Tensor] = {}
+    for name, layer in module.named_modules():
+        prefix = f"{name}." if name else ""
+        weight = chosen.get(f"{prefix}weight")
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and weight is not None:
+            found[f"{prefix}a"] = weight.new_zeros(weight[0].numel() + (f"{prefix}bias" in chosen))
+            found[f"{prefix}b"] = weight.new_zeros(len(weight))
+    return found
 
 
 def matching(names: Any, pattern: str) -> set[str]:
@@ -440,12 +470,11 @@ def adam(
     the root keeps the size of the step within epsilon of Adam's.
     """
     gradient = clipped(gradient, clip)
-    first = tree_map(lambda m, d: beta1 * m + (1 - beta1) * d, state[0], gradient)
-    second = tree_map(lambda v, d: beta2 * v + (1 - beta2) * (d * d), state[1], gradient)
-    one, two = 1 - beta1 ** (count + 1), 1 - beta2 ** (count + 1)
-    moved = tree_map(
-        lambda a, m, v, r: a - r * (m / one) / torch.sqrt(v / two + epsilon * epsilon), x, first, second, lr
-    )
+    first = tree_map(lambda m, d, b: b * m + (1 - b) * d, state[0], gradient, beta1)
+    second = tree_map(lambda v, d, b: b * v + (1 - b) * (d * d), state[1], gradient, beta2)
+    one = tree_map(lambda m, b: m / (1 - b ** (count + 1)), first, beta1)
+    two = tree_map(lambda v, b: v / (1 - b ** (count + 1)), second, beta2)
+    moved = tree_map(lambda a, m, v, r: a - r * m / torch.sqrt(v + epsilon * epsilon), x, one, two, lr)
     return moved, (first, second)
 
 

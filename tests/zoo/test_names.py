@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -48,6 +48,7 @@ level TOP {
 ROLES = (
     """NET DATA SIZE LOSS ARG SAMPLE TOP THETA RATE TASK FIT PHI SCALE BATCH COUNTER AGAIN PSI TIME REPORT""".split()
 )
+PLAIN = {role: f"n{i}" for i, role in enumerate(ROLES)}
 NAMES = """
 x key state lambda solver gradient torch value λ θ phi_at w_free d_phi
 keys states count variables moved free pull cotangent curvature level_key begin back ends keep state_ key_ x_
@@ -81,7 +82,7 @@ def numbers(names: Mapping[str, str]) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def plain() -> list[torch.Tensor]:
-    return numbers({role: f"n{i}" for i, role in enumerate(ROLES)})
+    return numbers(PLAIN)
 
 
 QUICK = range(0, len(NAMES), 4)  # every name in four or five roles; `-m slow` tries it in all
@@ -95,32 +96,67 @@ def test_names_change_no_number(first: int, plain: list[torch.Tensor]) -> None:
         assert error(found.numpy(), expected.numpy()) < 1e-12
 
 
-SCHEDULES = (
-    "rmd",
-    "rmd(order = 1)",
-    "rmd(checkpoint = sqrt)",
-    "rmd(checkpoint = binomial)",
-    "rmd(store = residuals)",
-    "rmd(window = 2)",
-    "fmd",
-)
+UNTIL = "until stationary(1e-6) within 50 steps"
+VARIANTS: dict[str, Callable[[str], str]] = {
+    "rmd": lambda text: text,
+    "order = 1": lambda text: scheduled(text, "rmd(order = 1)"),
+    "residuals": lambda text: scheduled(text, "rmd(store = residuals)"),
+    "evenly spread": lambda text: scheduled(without_iterates(text), "rmd(checkpoint = sqrt)"),
+    "binomial": lambda text: scheduled(without_iterates(text), "rmd(checkpoint = binomial)"),
+    "window": lambda text: scheduled(without_iterates(text), "rmd(window = 2)"),
+    "fmd": lambda text: scheduled(without_iterates(text), "fmd"),
+    "update = each": lambda text: scheduled(without_iterates(text), "rmd(window = 1, update = each)"),
+    "leap": lambda text: scheduled(text, "leap(teacher = 1, gamma = 0.9)"),
+    "es": lambda text: scheduled(text, "es(samples = 4, sigma = 0.1)"),
+    "ift": lambda text: without_iterates(text).replace("for 2 steps", UNTIL),
+    "pcgrad": lambda text: without_iterates(text).replace(f"mean[{PLAIN['TASK']}]", f"pcgrad[{PLAIN['TASK']}]"),
+}
 
 
-@pytest.mark.parametrize("mode", SCHEDULES)
-def test_words_of_the_emitted_code_are_kept_from_recipes(mode: str) -> None:
+def without_iterates(text: str) -> str:
+    """Most modes keep the solution only."""
+    return text.replace(f"{PLAIN['PHI']}@{PLAIN['TIME']}", PLAIN["PHI"])
+
+
+def scheduled(text: str, mode: str) -> str:
+    return f"{text}schedule {{ {PLAIN['AGAIN']} : {mode} }}"
+
+
+def given_names(text: str) -> tuple[set[str], set[str]]:
+    """Functions of an emitted module, and words that its `build` gives a meaning, `x` for a name of the recipe."""
+    (build,) = (n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == "build")
+    functions = {node.name for node in ast.walk(build) if isinstance(node, ast.FunctionDef)}
+    found = {node.id for node in ast.walk(build) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    found |= {node.arg for node in ast.walk(build) if isinstance(node, ast.arg)}
+    return functions | set(inline.definitions()), {re.sub(r"n[0-9]+", "x", word) for word in found} - {"x"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_words_of_the_emitted_code_are_kept_from_recipes(variant: str) -> None:
     """Every word that an emitted function gives a meaning is the recipe's own, or one that no recipe's name becomes."""
-    names = {role: f"n{i}" for i, role in enumerate(ROLES)}
-    text = renamed(names)
-    if mode not in ("rmd", "rmd(order = 1)", "rmd(store = residuals)"):
-        text = text.replace(f"{names['PHI']}@{names['TIME']}", names["PHI"])  # those modes keep no iterates
-    text += f"schedule {{ {names['FIT']} : {mode} {names['AGAIN']} : {mode} }}"
-    tree = ast.parse(pipeline.emit(plan_text(text)))
-    (build,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "build")
-    functions = {node.name for node in ast.walk(build) if isinstance(node, ast.FunctionDef)} | set(inline.definitions())
-    given = {node.id for node in ast.walk(build) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    given |= {node.arg for node in ast.walk(build) if isinstance(node, ast.arg)}
-    words = {re.sub(r"n[0-9]+", "x", word) for word in given} - {"x"}
-    assert {word for word in words if python_name(word, functions) == word} <= {"x_steps"}  # a level's: see `taken`
+    functions, words = given_names(pipeline.emit(plan_text(VARIANTS[variant](renamed(PLAIN)))))
+    # `LEVEL_steps`, what a report replaces, is kept free by the emitter, which knows the levels.
+    assert {word for word in words if python_name(word, functions) == word} <= {"x_steps"}
+
+
+@pytest.mark.parametrize("name", ["v", "fixed", "residual", "active", "product", "slope", "cotangent"])
+def test_names_in_a_linear_system(name: str) -> None:
+    """The stationary point of 0.5 v w^2 - w is 1 / v."""
+    compiled = compile_text(
+        f"""recipe system
+level top {{
+  {name} : real from 0.8
+  level fit {{
+    w : real from 0
+    minimize 0.5 * {name} * w^2 - w
+    by sgd(lr = 0.5) until stationary(1e-12) within 500 steps
+  }}
+  minimize w^2
+  by sgd(lr = 0.1) for 2 steps
+}}"""
+    )
+    value, found = hypergradient(compiled)
+    assert error(value, 0.8**-2) < 1e-9 and error(found[name].item(), -2 * 0.8**-3) < 1e-9
 
 
 def test_no_runtime_function_is_named_like_a_function_of_a_level() -> None:

@@ -123,3 +123,33 @@ level top {{
     )
     found = compiled.phase.values(compiled.phase.begin(compiled.key()))["x"]
     assert found.tolist() == pytest.approx([0.3, 0.6], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        "sgd(lr = RATE)",
+        "sgd(lr = 0.1, momentum = RATE)",
+        "adam(lr = 0.1, beta1 = RATE, beta2 = RATE)",
+        "adamw(lr = 0.1, weight_decay = RATE)",
+        "rmsprop(lr = 0.1, alpha = RATE)",
+    ],
+)
+def test_an_argument_for_every_weight_is_that_argument_where_all_are_equal(solver: str) -> None:
+    """The derivative in one number is the sum over a tree of equal ones."""
+    text = """recipe each_weight
+use net = mlp(2, 2, 1)
+level top {
+  a : TYPE from 0.3
+  level fit {
+    w : params(net) from 0.5
+    minimize sqnorm(w^2 - 1)
+    by SOLVER for 3 steps
+  }
+  minimize sqnorm(w)
+  by sgd(lr = 0.1) for 2 steps
+}""".replace("SOLVER", solver.replace("RATE", "a"))
+    one = hypergradient(compile_text(text.replace("TYPE", "real")))
+    every = hypergradient(compile_text(text.replace("TYPE", "params(net)")))
+    assert error(every[0], one[0]) < 1e-12
+    assert error(sum(leaf.sum() for leaf in every[1]["a"].values()), one[1]["a"]) < 1e-12

@@ -1,0 +1,503 @@
+"""Gradient checks: the hypergradients of a program against difference quotients and against every other exact mode.
+
+The program is compiled again in float64 on the CPU, on a small copy of the problem (`shrink.py`), at a point near its
+start. Hypergradients of class `exact` pass or fail; of those of other classes the bias is reported: the angle to the
+exact hypergradient and the ratio of the norms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel import ir, pipeline
+from bilevel.backends.torch_func.random import fold, make_key, normal
+from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
+from bilevel.binding import Parts, bind
+from bilevel.errors import Diagnostic, RecipeError, fail
+from bilevel.plan import Plan
+from bilevel.recipe import Recipe
+from bilevel.registry import Registry
+from bilevel.shrink import Small, schedule_path, shrink
+
+if TYPE_CHECKING:
+    from bilevel.program import Program
+
+DIFFERENCES = 1e-5
+"""Largest relative error against difference quotients. Central differences of a smooth function in float64 reach
+about 1e-10; a wrong term of any size shows."""
+MODES = 1e-8
+"""Largest relative error between two exact modes: both are exact, so only rounding may differ."""
+STEPS = (1e-4, 1e-5, 1e-3, 1e-6, 1e-2)
+"""Step sizes of the difference quotients, tried in this order; the best one counts."""
+NUMBERS = 200
+"""Most entries of a variable for which a whole gradient is taken by differences, and most tangents of fmd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """How a hypergradient that is not exact lies to the exact one: degrees between them, ratio of the norms."""
+
+    against: str
+    angle: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variable of one outermost level.
+
+    `differences`: the relative error against difference quotients along the worst direction that counts, None where
+    they were not asked for. `modes`: relative errors against exact modes, by `LEVEL: MODE`. `bias`: in place of a
+    verdict where the class is not exact; then `ok` is None. `again`: directions replaced because of a kink.
+    """
+
+    phase: str
+    variable: str
+    mode: str
+    exactness: str
+    differences: float | None = None
+    modes: Mapping[str, float] = field(default_factory=dict)
+    bias: Bias | None = None
+    again: int = 0
+    ok: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gradcheck:
+    """All rows, what was made smaller, and what could not be compared."""
+
+    recipe: str
+    rows: tuple[Row, ...]
+    changes: tuple[str, ...]
+    skipped: tuple[str, ...]
+    directions: int
+    seed: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether no hypergradient that claims to be exact failed."""
+        return all(row.ok is not False for row in self.rows)
+
+    def __str__(self) -> str:
+        return format_gradcheck(self)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data, versioned."""
+        rows = [{n: getattr(r, n) for n in ("phase", "variable", "mode", "differences", "again", "ok")} for r in self.rows]
+        for data, row in zip(rows, self.rows, strict=True):
+            bias = row.bias
+            data |= {"class": row.exactness, "modes": dict(row.modes)}
+            data["bias"] = None if bias is None else {"against": bias.against, "angle": bias.angle, "ratio": bias.ratio}
+        head = {"bilevel_gradcheck": 1, "recipe": self.recipe, "ok": self.ok, "directions": self.directions, "seed": self.seed}
+        return {**head, "rows": rows, "changes": list(self.changes), "skipped": list(self.skipped)}
+
+
+def gradcheck(
+    program: Program, directions: int = 3, seed: int = 0, level: str | None = None, against: str | None = None
+) -> Gradcheck:
+    """Check the hypergradients of every outermost level, or of the one that holds `level`.
+
+    `level`: vary only this level's mode. `against`: `fd` for difference quotients alone, or the beginning of a mode
+    (`rmd`, `rmd(checkpoint`) to compare with only those. Cost: two hypergradients for each direction and step size,
+    one for each mode, on the small problem. Reports B204, B506.
+    """
+    _check_level(program.plan, level)
+    small, rebuilt = _small(program, seed)
+    check = _Check(small, rebuilt, program.parts, directions, seed, level, against)
+    rows = [row for phase in rebuilt if _holds(small.plan, phase.name, level) for row in check.phase(phase)]
+    if against not in (None, "fd") and not any(r.modes or r.bias for r in rows):
+        why = "; ".join(check.skipped) or "no level has another exact mode of that name"
+        raise fail("B506", f"nothing can be compared with `{against}`", why=why, fix="--against fd")
+    return Gradcheck(program.recipe.name, tuple(rows), small.changes, tuple(check.skipped), directions, seed)
+
+
+def _check_level(plan: Plan, level: str | None) -> None:
+    names = [lv.name for lv in plan.program.walk_levels()]
+    if level is not None and level not in names:
+        raise fail("B204", f"`{level}` is no level of {plan.program.name}", note=f"its levels: {', '.join(names)}")
+
+
+def _holds(plan: Plan, phase: str, level: str | None) -> bool:
+    """Whether an outermost level is `level`, or has it inside."""
+    return level is None or level in {lv.name for lv in _inside(plan.program.level(phase))}
+
+
+def _inside(level: ir.Level) -> Iterator[ir.Level]:
+    yield level
+    for inner in level.levels:
+        yield from _inside(inner)
+
+
+# ---- compiling again -----------------------------------------------------------------------------------------
+
+
+def _small(program: Program, seed: int) -> tuple[Small, tuple[Any, ...]]:
+    """The small problem in float64; where a smaller draw does not fit the data after all, only steps are fewer."""
+    problems: Exception | None = None
+    for draws in (True, False):
+        small = shrink(program.recipe, program.plan, draws)
+        try:
+            phases = build(small.plan, program.parts)
+            _point(phases, seed)
+        except (RuntimeError, ValueError, IndexError) as error:
+            problems = error
+            continue
+        return small, phases
+    assert problems is not None
+    raise problems
+
+
+def build(plan: Plan, parts: Parts) -> tuple[Any, ...]:
+    """The outermost levels of a plan in float64 on the CPU, from copies of parts that are bound already."""
+    from bilevel.program import load_phases
+
+    own = {n: deepcopy(p).cpu() if isinstance(p, nn.Module) else p for n, p in parts.objects.items()}
+    bound = bind(plan.program, Registry((), {}), own, torch.device("cpu"), torch.float64)
+    return load_phases(pipeline.emit(plan), bound)
+
+
+def _point(phases: tuple[Any, ...], seed: int) -> dict[str, tuple[Any, list[Any]]]:
+    """For every outermost level a state to check at and the solutions it reads: near the start, and not on it.
+
+    A start is often a special point (all entries equal, a kink at zero), where one sees less.
+    """
+    key, known, found = make_key(seed), dict[str, Any](), dict[str, tuple[Any, list[Any]]]()
+    for phase in phases:
+        given = [known[n] for n in phase.reads]
+        state = phase.begin(key, *given)
+        found[phase.name] = _moved(phase, state, key, given, seed), given
+        known |= phase.values(state)
+    return found
+
+
+def _moved(phase: Any, state: Any, key: Tensor, given: list[Any], seed: int) -> Any:
+    noise = fold(make_key(seed), "gradcheck", phase.name)
+    count = iter(range(len(leaves(state.x))))
+    near = tree_map(lambda x: x + 1e-2 * (x.abs() + 0.1) * _noise(fold(noise, next(count)), x), state.x)
+    moved = state._replace(x=near)
+    value = phase.hypergradient(moved, key, *given)[1]
+    return moved if math.isfinite(float(value)) else state
+
+
+def _noise(key: Tensor, like: Tensor) -> Tensor:
+    return normal(fold(key, 0), like.numel(), dtype=torch.float64).reshape(like.shape)
+
+
+# ---- one outermost level -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Check:
+    """What is compared and how; `skipped` collects what could not be."""
+
+    small: Small
+    phases: tuple[Any, ...]
+    parts: Parts
+    directions: int
+    seed: int
+    level: str | None
+    against: str | None
+    skipped: list[str] = field(default_factory=list)
+
+    def phase(self, phase: Any) -> Iterator[Row]:
+        """The rows of one outermost level."""
+        state, given = _point(self.phases, self.seed)[phase.name]
+        key = make_key(self.seed)
+        gradient = _by_name(phase, phase.hypergradient(state, key, *given)[0])
+        plan, exactness = self.small.plan, _exactness(self.small.plan, phase.name)
+        mode = ", ".join(f"{n}: {c.mode}" for n, c in _choices(plan, phase.name) if c.exactness != "-") or "gradient"
+        slope = _Slope(phase, state, key, given)
+        judged = exactness == "exact" and not _projects(plan.program.level(phase.name))
+        exact = self._bias(phase.name) if not judged else None
+        others = dict(self._others(phase.name)) if judged and self.against != "fd" else {}
+        differences = self.against in (None, "fd") and not self._stops(phase.name)
+        for name in phase.variables:
+            row = Row(phase.name, name, mode, exactness)
+            if differences:
+                error, again = slope.along(name, gradient[name], self.directions, fold(key, "direction", name))
+                row = replace(row, differences=error, again=again)
+            row = replace(row, modes={title: _error(gradient[name], other[name]) for title, other in others.items()})
+            yield self._judged(row) if judged else replace(row, bias=_bias(gradient[name], slope, name, exact))
+
+    def _stops(self, phase: str) -> bool:
+        """Whether a derivative is cut by the recipe: the objective itself is not, so differences say another thing."""
+        stopped = _stopped(self.small.plan.program, phase)
+        if stopped is not None:
+            self.skipped.append(f"differences: they see through `{stopped.span.text}`, which has no derivative")
+        return stopped is not None
+
+    def _judged(self, row: Row) -> Row:
+        """Not a number fails; without any comparison there is no verdict."""
+        if row.differences is None and not row.modes:
+            return row
+        fine = row.differences is None or row.differences <= DIFFERENCES
+        return replace(row, ok=fine and all(error <= MODES for error in row.modes.values()))
+
+    def _others(self, phase: str) -> Iterator[tuple[str, dict[str, Tree]]]:
+        """The whole hypergradient with one level differentiated by another exact mode, for each of them."""
+        for name, choice in _choices(self.small.plan, phase):
+            if choice.adjoint is None or self.level not in (None, name, phase):
+                continue
+            for candidate in choice.candidates:
+                wanted = candidate.exactness == "exact" and candidate.verdict.ok and not candidate.chosen
+                if wanted and candidate.title.startswith(self.against or ""):
+                    found = self._other(phase, {name: candidate.title})
+                    if found is not None:
+                        yield f"{name}: {candidate.title}", found
+
+    def _other(self, phase: str, modes: Mapping[str, str]) -> dict[str, Tree] | None:
+        """The hypergradient under other modes; None, with a reason, where it cannot be had."""
+        spelled = ", ".join(f"{name}: {mode}" for name, mode in modes.items())
+        if reason := _too_much(self.small.plan, self.phases, modes):
+            self.skipped.append(f"{spelled}: {reason}")
+            return None
+        try:
+            plan = _replanned(self.small.recipe, self.small.plan, modes)
+            phases = build(plan, self.parts)
+        except RecipeError as error:
+            self.skipped.append(f"{spelled}: {error.diagnostics[0].message}")
+            return None
+        state, given = _point(self.phases, self.seed)[phase]
+        other = next(p for p in phases if p.name == phase)
+        try:
+            return _by_name(other, other.hypergradient(state, make_key(self.seed), *given)[0])
+        except ArithmeticError as error:
+            self.skipped.append(f"{spelled}: {error}")
+            return None
+
+    def _bias(self, phase: str) -> tuple[str, dict[str, Tree]] | None:
+        """The exact hypergradient of a level whose own is not: every inexact level by its first exact mode."""
+        modes = {}
+        for name, choice in _choices(self.small.plan, phase):
+            if choice.exactness in ("exact", "-"):
+                continue
+            exact = [c.title for c in choice.candidates if c.exactness == "exact" and c.verdict.ok]
+            if not exact:
+                self.skipped.append(f"{name}: no exact mode accepts it, so its bias is measured by differences")
+                return None
+            modes[name] = exact[0]
+        found = self._other(phase, modes) if modes else None
+        return None if found is None else (", ".join(f"{n}: {m}" for n, m in modes.items()), found)
+
+
+def _replanned(recipe: Recipe, plan: Plan, modes: Mapping[str, str]) -> Plan:
+    """The plan with other modes for some levels; refused where a schedule of the recipe's own says otherwise."""
+    settings = recipe.settings
+    paths = {schedule_path(settings, name, plan, recipe.schedule): mode for name, mode in modes.items()}
+    made = pipeline.plan(recipe.with_(paths).program)
+    for name, mode in modes.items():
+        if made.choices[name].mode != mode:
+            span = made.choices[name].at
+            raise RecipeError([Diagnostic("B506", f"the schedule keeps `{name}` at `{made.choices[name].mode}`", span)])
+    return made
+
+
+def _too_much(plan: Plan, phases: tuple[Any, ...], modes: Mapping[str, str]) -> str:
+    """Why a mode is not tried although it could be: forward mode with a tangent for each of very many numbers."""
+    if "fmd" not in modes.values():
+        return ""
+    point = _point(phases, 0)
+    sizes = {n: sum(x.numel() for x in leaves(v)) for p in phases for n, v in _by_name(p, point[p.name][0].x).items()}
+    most = max((sum(sizes.get(t, 1) for t in plan.facts[name].targets) for name in modes), default=0)
+    return f"[work] {most:,} tangents" if most > NUMBERS else ""
+
+
+def _choices(plan: Plan, phase: str) -> list[tuple[str, Any]]:
+    """The decisions for the levels inside an outermost one."""
+    inside = [lv.name for lv in _inside(plan.program.level(phase))]
+    return [(name, plan.choices[name]) for name in inside if name in plan.choices]
+
+
+def _exactness(plan: Plan, phase: str) -> str:
+    """The worst class of the levels inside; what nobody differentiates leaves the derivative exact."""
+    order = ("exact", "biased", "surrogate", "values")
+    found = [c.exactness for _, c in _choices(plan, phase) if c.exactness != "-"]
+    return max(found, key=order.index, default="exact")
+
+
+def _projects(level: ir.Level) -> bool:
+    """Whether the direction is by definition no gradient of the value: projected gradients."""
+    value = level.objective.value if level.objective is not None else None
+    return value is not None and any(isinstance(e, ir.Reduced) and e.kind == "pcgrad" for e in ir.walk(value))
+
+
+def _stopped(program: ir.Program, phase: str) -> ir.Expr | None:
+    """An expression under `stop` or `warm` that varies with some variable."""
+    inside = list(_inside(program.level(phase)))
+    fixed = {u.name for u in program.uses} | {p.name for p in program.params}
+    fixed |= {named.name for level in inside for named in (*level.indices, *level.draws)}
+    for expr in (e for level in inside for e in _expressions(level)):
+        for part in ir.walk(expr):
+            if isinstance(part, ir.Builtin) and part.function in ("stop", "warm") and part.arguments[0].reads - fixed:
+                return part
+    return None
+
+
+def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
+    """Starts, objective and solver arguments of a level."""
+    yield from (v.start for v in level.variables if v.start is not None)
+    if level.objective is not None:
+        yield level.objective.value
+    yield from (a for p in level.phases for s in p.solvers for a in s.arguments.values())
+
+
+# ---- difference quotients ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Slope:
+    """Difference quotients of the objective of an outermost level, as the level minimises it, for fixed draws."""
+
+    phase: Any
+    state: Any
+    key: Tensor
+    given: list[Any]
+
+    def value(self, name: str, direction: Tree, step: float) -> float:
+        """The objective a step along a direction in one variable."""
+        x = _by_name(self.phase, self.state.x)
+        x[name] = tree_map(lambda a, d: a + step * d, x[name], direction)
+        state = self.state._replace(x=_packed(self.phase, x))
+        return float(self.phase.hypergradient(state, self.key, *self.given)[1])
+
+    def central(self, name: str, direction: Tree, step: float) -> float:
+        """(f(x + h d) - f(x - h d)) / 2h; its error is of order h^2, and of rounding over h."""
+        return (self.value(name, direction, step) - self.value(name, direction, -step)) / (2 * step)
+
+    def along(self, name: str, gradient: Tree, count: int, key: Tensor) -> tuple[float, int]:
+        """The relative error along the worst of `count` directions, and how many directions were replaced.
+
+        At a kink (of relu, abs, max) two quotients of one direction are no derivative at any step size, but almost
+        all directions avoid it: a direction that fails is replaced, at most three times for each that is asked for.
+        A wrong gradient fails along all of them. The tolerance is the same for every one.
+        """
+        passed: list[float] = []
+        failed: list[float] = []
+        while len(passed) < count and len(failed) <= 3 * count:
+            place = len(passed) + len(failed)
+            error = self._error(name, gradient, _direction(gradient, fold(key, place)))
+            (passed if error <= DIFFERENCES else failed).append(error)
+            if len(failed) > count and not passed:
+                break
+        return (max(passed) if len(passed) == count else max(failed)), len(failed)
+
+    def _error(self, name: str, gradient: Tree, direction: Tree) -> float:
+        """The relative error along one direction with the best of the step sizes."""
+        product = sum(float((g * d).sum()) for g, d in zip(leaves(gradient), leaves(direction), strict=True))
+        least = math.inf
+        for step in STEPS:
+            quotient = self.central(name, direction, step)
+            size = max(abs(product), abs(quotient), 1e-3 * _norm(gradient), 1e-10)
+            error = abs(quotient - product) / size
+            least = min(least, error if math.isfinite(error) else math.inf)
+            if least <= DIFFERENCES:
+                break
+        return least
+
+    def gradient(self, name: str) -> Tree | None:
+        """The gradient in one variable, entry by entry; None where it has too many."""
+        x = _by_name(self.phase, self.state.x)[name]
+        sizes = [leaf.numel() for leaf in leaves(x)]
+        if sum(sizes) > NUMBERS:
+            return None
+        units = torch.eye(sum(sizes), dtype=torch.float64)
+        return _unflat(x, torch.tensor([self.central(name, _unflat(x, unit), STEPS[0]) for unit in units]))
+
+
+def _direction(like: Tree, key: Tensor) -> Tree:
+    """A random direction whose root mean square is 1."""
+    count = iter(range(len(leaves(like))))
+    drawn = tree_map(lambda leaf: _noise(fold(key, next(count)), leaf), like)
+    size = _norm(drawn) / math.sqrt(sum(leaf.numel() for leaf in leaves(like)))
+    return tree_map(lambda leaf: leaf / size, drawn)
+
+
+def _unflat(like: Tree, row: Tensor) -> Tree:
+    parts = iter(torch.split(row, [leaf.numel() for leaf in leaves(like)]))
+    return tree_map(lambda leaf: next(parts).reshape(leaf.shape), like)
+
+
+def _norm(tree: Tree) -> float:
+    return math.sqrt(sum(float((leaf * leaf).sum()) for leaf in leaves(tree)))
+
+
+def _error(a: Tree, b: Tree) -> float:
+    """The norm of the difference, relative to the larger norm."""
+    difference = _norm(tree_map(lambda x, y: x - y, a, b))
+    return difference / max(_norm(a), _norm(b)) if difference else 0.0
+
+
+def _bias(found: Tree, slope: _Slope, name: str, exact: tuple[str, dict[str, Tree]] | None) -> Bias | None:
+    """Angle and ratio to the exact hypergradient, or to difference quotients where there is none."""
+    against, other = ("differences", slope.gradient(name)) if exact is None else (exact[0], exact[1][name])
+    if other is None:
+        return None
+    one, two = _norm(found), _norm(other)
+    product = sum(float((a * b).sum()) for a, b in zip(leaves(found), leaves(other), strict=True))
+    if not one or not two:
+        return Bias(against, 0.0 if one == two else 90.0, 1.0 if one == two else math.inf if one else 0.0)
+    return Bias(against, math.degrees(math.acos(max(-1.0, min(1.0, product / (one * two))))), one / two)
+
+
+def _by_name(phase: Any, packed: Any) -> dict[str, Tree]:
+    """One value for one variable, a tuple for several."""
+    return dict(zip(phase.variables, (packed,) if len(phase.variables) == 1 else packed, strict=True))
+
+
+def _packed(phase: Any, by_name: Mapping[str, Tree]) -> Any:
+    values = tuple(by_name[name] for name in phase.variables)
+    return values[0] if len(values) == 1 else values
+
+
+# ---- text ----------------------------------------------------------------------------------------------------
+
+
+def format_gradcheck(result: Gradcheck) -> str:
+    """The result as a table, what was changed for the check, and one line with the verdict."""
+    from io import StringIO
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="", show_edge=False)
+    for column in ("variable", "mode", "class", "against differences", "against exact modes", "bias", ""):
+        table.add_column(column, overflow="fold")
+    for row in result.rows:
+        table.add_row(row.variable, row.mode, row.exactness, *_cells(row))
+    written = StringIO()
+    Console(file=written, width=160, color_system=None, highlight=False, markup=False).print(table)
+    lines = [line.rstrip() for line in written.getvalue().splitlines()]
+    return "\n".join([*lines, "", *_notes(result)])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """The numbers of a row as text."""
+    differences = "" if row.differences is None else f"{row.differences:.1e}"
+    modes = f"{max(row.modes.values()):.1e} (worst of {len(row.modes)})" if row.modes else ""
+    unjudged = "not exact" if row.exactness != "exact" else "not compared"
+    return differences, modes, _spelled(row.bias), {True: "ok", False: "WRONG", None: unjudged}[row.ok]
+
+
+def _spelled(bias: Bias | None) -> str:
+    return "" if bias is None else f"{bias.angle:.2f} degrees, {bias.ratio:.4g} times the norm of {bias.against}"
+
+
+def _notes(result: Gradcheck) -> list[str]:
+    """What was compared with what, under which changes."""
+    worst: dict[str, float] = {}
+    for title, error in ((t, e) for row in result.rows for t, e in row.modes.items()):
+        worst[title] = max(worst.get(title, 0.0), error)
+    lines = [f"compared with  {title}  {error:.1e}{'  WRONG' * (not error <= MODES)}" for title, error in worst.items()]
+    lines += [f"not compared   {reason}" for reason in dict.fromkeys(result.skipped)]
+    lines += [f"changed        {change}" for change in result.changes]
+    again = sum(row.again for row in result.rows)
+    lines += [f"directions taken again where the objective has a kink or is rough: {again}"] if again else []
+    limits = f"float64, {result.directions} directions, seed {result.seed}; limits {DIFFERENCES:g} and {MODES:g}"
+    return [*lines, f"{'passed' if result.ok else 'FAILED'} ({limits})"]
