@@ -47,6 +47,8 @@ class LevelFacts:
     unread: bool
     elsewhere: tuple[str, ...] = ()
     """targets that reach the objective of the level around on another path as well"""
+    start_alone: bool = False
+    """of the iterates only the first is read"""
 
     def entering(self, *through: Entrance) -> tuple[str, ...]:
         """The targets that enter through any of these places, in order."""
@@ -80,7 +82,8 @@ def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, L
         symmetric=not level.levels and all(p.estimator is None for p in level.phases),
         scalar=level.objective is not None and all(p.estimator is None for p in level.phases),
         linear=all(_is_linear(s) for p in level.phases for s in p.solvers),
-        iterates=around is not None and _reads_iterates(level, around),
+        iterates=around is not None and bool(_iterates_read(level, around)),
+        start_alone=around is not None and all(_is_zero(e.at) for e in _iterates_read(level, around)),
         unread=around is not None and not _is_read(level, around),
         elsewhere=tuple(t for t in targets if around is not None and t in _other_paths(level, around)),
     )
@@ -179,9 +182,14 @@ def expressions(level: ir.Level) -> list[ir.Expr]:
     return found + [e for inner in level.levels for e in expressions(inner)]
 
 
-def _reads_iterates(level: ir.Level, around: ir.Level) -> bool:
+def _iterates_read(level: ir.Level, around: ir.Level) -> list[ir.IterateOf]:
+    """The iterates of a level that the level around reads."""
     every = [*readers(around), *(r.value for r in around.reports)]
-    return any(isinstance(p, ir.IterateOf) and p.name in level.names for e in every for p in ir.walk(e))
+    return [p for e in every for p in ir.walk(e) if isinstance(p, ir.IterateOf) and p.name in level.names]
+
+
+def _is_zero(at: ir.Expr) -> bool:
+    return isinstance(at, ir.Constant) and at.value == 0
 
 
 def _is_read(level: ir.Level, around: ir.Level) -> bool:

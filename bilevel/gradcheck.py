@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bilevel import ir, pipeline
-from bilevel.backends.torch_func.random import fold, make_key, normal
+from bilevel.backends.torch_func.random import fold, make_key
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 from bilevel.binding import Parts, bind
+from bilevel.differences import DIFFERENCES, NUMBERS, Slope, by_name, noise, norm
 from bilevel.errors import Diagnostic, RecipeError, fail
 from bilevel.plan import Plan
 from bilevel.recipe import Recipe
@@ -29,15 +30,8 @@ from bilevel.shrink import Small, schedule_path, shrink
 if TYPE_CHECKING:
     from bilevel.program import Program
 
-DIFFERENCES = 1e-5
-"""Largest relative error against difference quotients. Central differences of a smooth function in float64 reach
-about 1e-10; a wrong term of any size shows."""
 MODES = 1e-8
 """Largest relative error between two exact modes: both are exact, so only rounding may differ."""
-STEPS = (1e-4, 1e-5, 1e-3, 1e-6, 1e-2)
-"""Step sizes of the difference quotients, tried in this order; the best one counts."""
-NUMBERS = 200
-"""Most entries of a variable for which a whole gradient is taken by differences, and most tangents of fmd."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +84,20 @@ class Gradcheck:
 
     def to_json(self) -> dict[str, object]:
         """Plain data, versioned."""
-        rows = [{n: getattr(r, n) for n in ("phase", "variable", "mode", "differences", "again", "ok")} for r in self.rows]
+        rows = [
+            {n: getattr(r, n) for n in ("phase", "variable", "mode", "differences", "again", "ok")} for r in self.rows
+        ]
         for data, row in zip(rows, self.rows, strict=True):
             bias = row.bias
             data |= {"class": row.exactness, "modes": dict(row.modes)}
             data["bias"] = None if bias is None else {"against": bias.against, "angle": bias.angle, "ratio": bias.ratio}
-        head = {"bilevel_gradcheck": 1, "recipe": self.recipe, "ok": self.ok, "directions": self.directions, "seed": self.seed}
+        head = {
+            "bilevel_gradcheck": 1,
+            "recipe": self.recipe,
+            "ok": self.ok,
+            "directions": self.directions,
+            "seed": self.seed,
+        }
         return {**head, "rows": rows, "changes": list(self.changes), "skipped": list(self.skipped)}
 
 
@@ -178,16 +180,12 @@ def _point(phases: tuple[Any, ...], seed: int) -> dict[str, tuple[Any, list[Any]
 
 
 def _moved(phase: Any, state: Any, key: Tensor, given: list[Any], seed: int) -> Any:
-    noise = fold(make_key(seed), "gradcheck", phase.name)
+    aside = fold(make_key(seed), "gradcheck", phase.name)
     count = iter(range(len(leaves(state.x))))
-    near = tree_map(lambda x: x + 1e-2 * (x.abs() + 0.1) * _noise(fold(noise, next(count)), x), state.x)
+    near = tree_map(lambda x: x + 1e-2 * (x.abs() + 0.1) * noise(fold(aside, next(count)), x), state.x)
     moved = state._replace(x=near)
     value = phase.hypergradient(moved, key, *given)[1]
     return moved if math.isfinite(float(value)) else state
-
-
-def _noise(key: Tensor, like: Tensor) -> Tensor:
-    return normal(fold(key, 0), like.numel(), dtype=torch.float64).reshape(like.shape)
 
 
 # ---- one outermost level -------------------------------------------------------------------------------------
@@ -210,10 +208,10 @@ class _Check:
         """The rows of one outermost level."""
         state, given = _point(self.phases, self.seed)[phase.name]
         key = make_key(self.seed)
-        gradient = _by_name(phase, phase.hypergradient(state, key, *given)[0])
+        gradient = by_name(phase, phase.hypergradient(state, key, *given)[0])
         plan, exactness = self.small.plan, _exactness(self.small.plan, phase.name)
         mode = ", ".join(f"{n}: {c.mode}" for n, c in _choices(plan, phase.name) if c.exactness != "-") or "gradient"
-        slope = _Slope(phase, state, key, given)
+        slope = Slope(phase, state, key, given)
         judged = exactness == "exact" and not _projects(plan.program.level(phase.name))
         exact = self._bias(phase.name) if not judged else None
         others = dict(self._others(phase.name)) if judged and self.against != "fd" else {}
@@ -267,7 +265,7 @@ class _Check:
         state, given = _point(self.phases, self.seed)[phase]
         other = next(p for p in phases if p.name == phase)
         try:
-            return _by_name(other, other.hypergradient(state, make_key(self.seed), *given)[0])
+            return by_name(other, other.hypergradient(state, make_key(self.seed), *given)[0])
         except ArithmeticError as error:
             self.skipped.append(f"{spelled}: {error}")
             return None
@@ -304,7 +302,7 @@ def _too_much(plan: Plan, phases: tuple[Any, ...], modes: Mapping[str, str]) -> 
     if "fmd" not in modes.values():
         return ""
     point = _point(phases, 0)
-    sizes = {n: sum(x.numel() for x in leaves(v)) for p in phases for n, v in _by_name(p, point[p.name][0].x).items()}
+    sizes = {n: sum(x.numel() for x in leaves(v)) for p in phases for n, v in by_name(p, point[p.name][0].x).items()}
     most = max((sum(sizes.get(t, 1) for t in plan.facts[name].targets) for name in modes), default=0)
     return f"[work] {most:,} tangents" if most > NUMBERS else ""
 
@@ -348,112 +346,25 @@ def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
     yield from (a for p in level.phases for s in p.solvers for a in s.arguments.values())
 
 
-# ---- difference quotients ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Slope:
-    """Difference quotients of the objective of an outermost level, as the level minimises it, for fixed draws."""
-
-    phase: Any
-    state: Any
-    key: Tensor
-    given: list[Any]
-
-    def value(self, name: str, direction: Tree, step: float) -> float:
-        """The objective a step along a direction in one variable."""
-        x = _by_name(self.phase, self.state.x)
-        x[name] = tree_map(lambda a, d: a + step * d, x[name], direction)
-        state = self.state._replace(x=_packed(self.phase, x))
-        return float(self.phase.hypergradient(state, self.key, *self.given)[1])
-
-    def central(self, name: str, direction: Tree, step: float) -> float:
-        """(f(x + h d) - f(x - h d)) / 2h; its error is of order h^2, and of rounding over h."""
-        return (self.value(name, direction, step) - self.value(name, direction, -step)) / (2 * step)
-
-    def along(self, name: str, gradient: Tree, count: int, key: Tensor) -> tuple[float, int]:
-        """The relative error along the worst of `count` directions, and how many directions were replaced.
-
-        At a kink (of relu, abs, max) two quotients of one direction are no derivative at any step size, but almost
-        all directions avoid it: a direction that fails is replaced, at most three times for each that is asked for.
-        A wrong gradient fails along all of them. The tolerance is the same for every one.
-        """
-        passed: list[float] = []
-        failed: list[float] = []
-        while len(passed) < count and len(failed) <= 3 * count:
-            place = len(passed) + len(failed)
-            error = self._error(name, gradient, _direction(gradient, fold(key, place)))
-            (passed if error <= DIFFERENCES else failed).append(error)
-            if len(failed) > count and not passed:
-                break
-        return (max(passed) if len(passed) == count else max(failed)), len(failed)
-
-    def _error(self, name: str, gradient: Tree, direction: Tree) -> float:
-        """The relative error along one direction with the best of the step sizes."""
-        product = sum(float((g * d).sum()) for g, d in zip(leaves(gradient), leaves(direction), strict=True))
-        least = math.inf
-        for step in STEPS:
-            quotient = self.central(name, direction, step)
-            size = max(abs(product), abs(quotient), 1e-3 * _norm(gradient), 1e-10)
-            error = abs(quotient - product) / size
-            least = min(least, error if math.isfinite(error) else math.inf)
-            if least <= DIFFERENCES:
-                break
-        return least
-
-    def gradient(self, name: str) -> Tree | None:
-        """The gradient in one variable, entry by entry; None where it has too many."""
-        x = _by_name(self.phase, self.state.x)[name]
-        sizes = [leaf.numel() for leaf in leaves(x)]
-        if sum(sizes) > NUMBERS:
-            return None
-        units = torch.eye(sum(sizes), dtype=torch.float64)
-        return _unflat(x, torch.tensor([self.central(name, _unflat(x, unit), STEPS[0]) for unit in units]))
-
-
-def _direction(like: Tree, key: Tensor) -> Tree:
-    """A random direction whose root mean square is 1."""
-    count = iter(range(len(leaves(like))))
-    drawn = tree_map(lambda leaf: _noise(fold(key, next(count)), leaf), like)
-    size = _norm(drawn) / math.sqrt(sum(leaf.numel() for leaf in leaves(like)))
-    return tree_map(lambda leaf: leaf / size, drawn)
-
-
-def _unflat(like: Tree, row: Tensor) -> Tree:
-    parts = iter(torch.split(row, [leaf.numel() for leaf in leaves(like)]))
-    return tree_map(lambda leaf: next(parts).reshape(leaf.shape), like)
-
-
-def _norm(tree: Tree) -> float:
-    return math.sqrt(sum(float((leaf * leaf).sum()) for leaf in leaves(tree)))
+# ---- errors -------------------------------------------------------------------------------------------------
 
 
 def _error(a: Tree, b: Tree) -> float:
     """The norm of the difference, relative to the larger norm."""
-    difference = _norm(tree_map(lambda x, y: x - y, a, b))
-    return difference / max(_norm(a), _norm(b)) if difference else 0.0
+    difference = norm(tree_map(lambda x, y: x - y, a, b))
+    return difference / max(norm(a), norm(b)) if difference else 0.0
 
 
-def _bias(found: Tree, slope: _Slope, name: str, exact: tuple[str, dict[str, Tree]] | None) -> Bias | None:
+def _bias(found: Tree, slope: Slope, name: str, exact: tuple[str, dict[str, Tree]] | None) -> Bias | None:
     """Angle and ratio to the exact hypergradient, or to difference quotients where there is none."""
     against, other = ("differences", slope.gradient(name)) if exact is None else (exact[0], exact[1][name])
     if other is None:
         return None
-    one, two = _norm(found), _norm(other)
+    one, two = norm(found), norm(other)
     product = sum(float((a * b).sum()) for a, b in zip(leaves(found), leaves(other), strict=True))
     if not one or not two:
         return Bias(against, 0.0 if one == two else 90.0, 1.0 if one == two else math.inf if one else 0.0)
     return Bias(against, math.degrees(math.acos(max(-1.0, min(1.0, product / (one * two))))), one / two)
-
-
-def _by_name(phase: Any, packed: Any) -> dict[str, Tree]:
-    """One value for one variable, a tuple for several."""
-    return dict(zip(phase.variables, (packed,) if len(phase.variables) == 1 else packed, strict=True))
-
-
-def _packed(phase: Any, by_name: Mapping[str, Tree]) -> Any:
-    values = tuple(by_name[name] for name in phase.variables)
-    return values[0] if len(values) == 1 else values
 
 
 # ---- text ----------------------------------------------------------------------------------------------------

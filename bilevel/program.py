@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from bilevel.recipe import Recipe, load
 from bilevel.registry import Registry, collect
 from bilevel.run import Callback, Run, execute
 from bilevel.trees import check_trees
+
+if TYPE_CHECKING:
+    from bilevel.gradcheck import Gradcheck
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,17 @@ class Program:
                 return dict(zip(one.variables, gradient if len(one.variables) > 1 else (gradient,), strict=True))
             known |= one.values(state)
         raise fail("B204", f"`{phase}` is no outermost level of {self.recipe.name}")
+
+    def gradcheck(
+        self, directions: int = 3, seed: int = 0, level: str | None = None, against: str | None = None
+    ) -> Gradcheck:
+        """Hypergradients against difference quotients and every other exact mode, in float64 on a small copy.
+
+        `level`: vary only this level's mode. `against`: `fd`, or the mode to compare with. See `bilevel.gradcheck`.
+        """
+        from bilevel.gradcheck import gradcheck
+
+        return gradcheck(self, directions, seed, level, against)
 
     def run(self, out: str | Path | None = None, seed: int = 0, callbacks: Sequence[Callback] = ()) -> Run:
         """Run all phases to their end; files go to `out` where it is given. See `Run`."""

@@ -18,6 +18,7 @@ import torch
 
 from bilevel.backends.torch_func.random import make_key
 from bilevel.backends.torch_func.tree import leaves
+from bilevel.edges import edge_warnings
 from bilevel.errors import Diagnostic, RecipeError, fail
 from bilevel.residuals import Residuals, failure
 
@@ -63,6 +64,8 @@ class Run:
     reports: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     residuals: Residuals = field(init=False)
+    edges: dict[str, Diagnostic] = field(default_factory=dict)
+    """variables that were met on the edge of their domain"""
 
     def __post_init__(self) -> None:
         self.residuals = Residuals(self.program.plan)
@@ -73,6 +76,11 @@ class Run:
         return {
             n: v for p in self.program.phases if p.name in self.states for n, v in p.values(self.states[p.name]).items()
         }
+
+    @property
+    def warnings(self) -> list[Diagnostic]:
+        """What the run has to say beside its numbers: B702, B703, B704."""
+        return [*self.residuals.warnings(), *self.edges.values()]
 
     @property
     def exactness(self) -> str:
@@ -102,6 +110,7 @@ def advance(run: Run, callbacks: Sequence[Callback]) -> Run:
             given = [run.state[name] for name in phase.reads]
             if phase.name not in run.states:
                 run.states[phase.name] = phase.begin(key, *given)
+                _look_for_edges(run, phase)
             try:
                 for event in _steps(run, phase, key, given, clock):
                     for callback in callbacks:
@@ -126,6 +135,7 @@ def _steps(run: Run, phase: Any, key: torch.Tensor, given: list[Any], clock: _Cl
         found = _report(run, phase, state, key, given)
         done = state.step >= phase.steps
         if done:
+            _look_for_edges(run, phase)
             yield Event(phase.name, state.step, phase.steps, math.nan, found, time.monotonic() - clock.began)
             return
         moved, value = _one_step(run, phase, state, key, given)
@@ -141,6 +151,12 @@ def _steps(run: Run, phase: Any, key: torch.Tensor, given: list[Any], clock: _Cl
             _save(run)
             clock.saved = time.monotonic()
         yield Event(phase.name, moved.step, phase.steps, number, found, time.monotonic() - clock.began)
+
+
+def _look_for_edges(run: Run, phase: Any) -> None:
+    """B703 for variables that cannot move where they are."""
+    level = run.program.plan.program.level(phase.name)
+    run.edges |= edge_warnings(level, phase.values(run.states[phase.name]))
 
 
 def _one_step(run: Run, phase: Any, state: Any, key: torch.Tensor, given: list[Any]) -> tuple[Any, torch.Tensor]:

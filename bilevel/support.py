@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
+from bilevel.dsl.solvers import RATES
 from bilevel.dsl.types import Array, ListType, Records, Tree
 from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
 from bilevel.kinds import is_searched, kind
 
-SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form", "mirror", "learned", "cmaes", "lbfgs")
+SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form", "mirror", "learned", "lbfgs", "pgd", "exponentiated", "frank_wolfe", "cmaes")
 MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap")
 FUNCTIONS = ("pair", "identity", "eig")
 DOMAINS = ("positive", "nonnegative", "unit", "between", "simplex", "psd", "orthogonal")
@@ -32,9 +33,6 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
         yield from _conflicts(level)
     for entry in program.schedule:
         yield from _schedule(entry)
-        level = facts.levels.get(entry.target)
-        if entry.mode == "leap" and level is not None and not level.targets:
-            yield _missing(f"a leap of `{entry.target}`, which nothing differentiates,", entry.span)
 
 
 def _missing(what: str, span: Span, instead: str = "") -> Diagnostic:
@@ -92,7 +90,7 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     for solver in phase.solvers:
         if solver.name not in SOLVERS:
             yield _missing(f"the solver `{solver.name}`", solver.span, f"one of {', '.join(SOLVERS)}")
-        elif level.parent is None and any(not isinstance(a, ir.Constant | ir.Read) for a in solver.arguments.values()):
+        elif level.parent is None and not all(map(_simple, solver.arguments.values())):
             yield _missing("a computed argument of an outermost solver", solver.span, "a number or a param")
     if level.parent is None and kind(level) != "steps":
         yield _missing(f"an outermost level solved by `{phase.span.text}`", phase.span, "a gradient solver for N steps")
@@ -112,6 +110,12 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
         if all(s.name in SOLVERS for s in phase.solvers) and not is_searched(level):
             message = f"`{phase.solvers[0].name}` counts steps, not generations"
             yield Diagnostic("B219", message, phase.span, fix=f"for {phase.duration.count.span.text} steps")
+
+
+def _simple(argument: ir.Expr) -> bool:
+    """A number, a name, or a rate that is scheduled between such."""
+    inner = argument.arguments[0] if isinstance(argument, ir.Builtin) and argument.function in RATES else argument
+    return isinstance(inner, ir.Constant | ir.Read)
 
 
 def _until(duration: ir.Until) -> Iterator[Diagnostic]:
@@ -171,6 +175,3 @@ def _conflicts(level: ir.Level) -> Iterator[Diagnostic]:
 def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:
     if entry.mode not in MODES:
         yield _missing(f"the mode `{entry.mode}`", entry.span, f"one of {', '.join(MODES)}")
-    for option in entry.options:
-        if (entry.mode == "ift" and option.name in ("through", "sign", "batch")):
-            yield _missing(f"`{entry.mode}({option.span.text})`", option.span)

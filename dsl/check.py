@@ -6,6 +6,8 @@ that a recipe names. Reports B208, B213, B215 and, through the modules it calls,
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker, Place
@@ -20,6 +22,8 @@ from bilevel.dsl.paths import solver_name
 from bilevel.dsl.replaced import check_setting, is_index
 from bilevel.dsl.schedules import check_schedule
 from bilevel.dsl.scope import build_scope
+from bilevel.dsl.solver_checks import check_solvers
+from bilevel.dsl.solvers import KEEPERS
 from bilevel.dsl.tokens import words
 from bilevel.dsl.types import Type
 from bilevel.dsl.unused import unused
@@ -69,6 +73,8 @@ def examine(
     program = ir.Program(recipe.name, recipe, uses, params, levels, entries)
     if not any(d.severity == "error" for d in checker.problems):
         for problem in check_dependence(program):
+            checker.report(problem)
+        for problem in check_solvers(program):
             checker.report(problem)
         for warning in unused(checker, program):
             checker.report(warning)

@@ -157,6 +157,8 @@ def _flat(level: ir.Level) -> Diagnostic | None:
     value = level.objective.value
     solver = next((s for p in level.phases for s in p.solvers), None)
     form = SOLVERS.get(solver.name) if solver is not None else None
+    if any(phase.estimator is not None for phase in level.phases):
+        return None  # differences of values see the jumps
     if solver is None or form is None or form.needs != "gradient" or value.smooth is not Smoothness.FLAT:
         return None
     guilty = _guilty(value)

@@ -97,11 +97,12 @@ def _start(level: ir.Level) -> str:
 def _given(level: ir.Level) -> Iterator[str]:
     """Domains of the variables, and what is drawn for a step."""
     for variable in level.variables:
-        if variable.domain == "between":
-            low, high = (_number(bound) for bound in variable.domain_arguments)
+        domain, bounds = variable.kept or (variable.domain, variable.domain_arguments)
+        if domain == "between":
+            low, high = (_number(bound) for bound in bounds)
             yield rf"{latex_name(variable.name)} \in ({low}, {high})"
-        elif variable.domain is not None:
-            yield DOMAINS[variable.domain].format(latex_name(variable.name))
+        elif domain is not None:
+            yield DOMAINS[domain].format(latex_name(variable.name))
     for index in level.indices:
         yield f"{latex_name(index.name)} {DRAWN if index.drawn else TAKEN} {_text(index.source)}"
     for draw in level.draws:

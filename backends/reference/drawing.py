@@ -91,7 +91,9 @@ def _draw(one: ir.Draw, level: ir.Level, key: Tensor, scope: Scope) -> Any:
 
     def of_copy(inside: Scope) -> Any:
         axes = source.axes or level.copies
-        return _sample(source.source, _shape(one, source, inside), copy_key(fold(key, one.name), axes, inside.at), inside)
+        return _sample(
+            source.source, _shape(one, source, inside), copy_key(fold(key, one.name), axes, inside.at), inside
+        )
 
     return every_copy(scope, source.axes, of_copy)
 

@@ -31,19 +31,19 @@ def dot(left: Tree, right: Tree) -> Any:
 
 
 def quad(matrix: Tensor, vector: Tensor) -> Tensor:
-    """x' M x; a vector in place of M is its diagonal."""
+    """Product x' M x; a vector in place of M is its diagonal."""
     full = matrix if matrix.dim() == 2 else torch.diag(matrix)
     return (vector[:, None] * full * vector[None, :]).sum()
 
 
 def logsumexp(value: Tensor) -> Tensor:
-    """log of the summed exponentials of the last axis, from the largest entry on."""
+    """Logarithm of the summed exponentials of the last axis, from the largest entry on."""
     largest = value.detach().max(-1, keepdim=True).values
     return torch.log(torch.exp(value - largest).sum(-1)) + largest[..., 0]
 
 
 def logsoftmax(value: Tensor) -> Tensor:
-    """x - logsumexp(x)."""
+    """Logarithm of the softmax: x - logsumexp(x)."""
     return value - logsumexp(value)[..., None]
 
 

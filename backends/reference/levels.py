@@ -24,7 +24,18 @@ from bilevel.backends.reference.rules import Rule, rule_of
 from bilevel.backends.reference.scope import Scope, every_copy
 from bilevel.backends.reference.solvers import STEPS, clipped, first_state
 from bilevel.backends.reference.support import Unsupported
-from bilevel.backends.reference.trees import Tree, derivative, detached, each_copy, leafwise, leaves, node, number, of_copy, plain
+from bilevel.backends.reference.trees import (
+    Tree,
+    derivative,
+    detached,
+    each_copy,
+    leafwise,
+    leaves,
+    node,
+    number,
+    of_copy,
+    plain,
+)
 from bilevel.backends.torch_func.random import fold
 
 Iterate = dict[str, Tree]

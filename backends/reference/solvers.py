@@ -17,7 +17,7 @@ Step = Callable[[Tree, Any, Tree, int, Mapping[str, Any]], tuple[Tree, Any]]
 
 
 def sgd(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, Any]) -> tuple[Tree, Any]:
-    """v <- momentum v + g, x <- x - lr v; without momentum v is g."""
+    """With v <- momentum v + g, x <- x - lr v; without momentum v is g."""
     velocity = leafwise(lambda m, v, g: m * v + g, given.get("momentum", 0.0), state, gradient)
     return leafwise(lambda a, r, v: a - r * v, x, given["lr"], velocity), velocity
 
@@ -41,7 +41,7 @@ def adamw(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, A
 
 
 def rmsprop(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, Any]) -> tuple[Tree, Any]:
-    """v <- alpha v + (1 - alpha) g^2, x <- x - lr g / sqrt(v + epsilon^2)."""
+    """With v <- alpha v + (1 - alpha) g^2, x <- x - lr g / sqrt(v + epsilon^2)."""
     second = leafwise(lambda a, v, g: a * v + (1 - a) * g**2, given.get("alpha", 0.99), state, gradient)
     epsilon = given.get("epsilon", 1e-8)
     moved = leafwise(lambda a, r, g, v: a - r * g / (v + epsilon**2) ** 0.5, x, given["lr"], gradient, second)

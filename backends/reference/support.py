@@ -38,7 +38,9 @@ def _all(names: str, support: Support) -> dict[str, Support]:
 SOLVERS: dict[str, Support] = {
     **_all("sgd adam adamw rmsprop closed_form next", YES),
     **_all("mirror pgd exponentiated frank_wolfe lbfgs", LATER),
-    **_all("cmaes pbt random", Support("never", "nothing is differentiated: values are compared with the solver's own")),
+    **_all(
+        "cmaes pbt random", Support("never", "nothing is differentiated: values are compared with the solver's own")
+    ),
 }
 MODES: dict[str, Support] = {
     **_all("auto rmd fmd ift closed_form none", YES),

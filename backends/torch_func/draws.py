@@ -65,7 +65,7 @@ def list_reads(writer: Writer, expr: ir.Expr, lists: list[str]) -> dict[str, tup
     return reads | {writer.name(a): (a,) for a in lists}
 
 
-def batch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Draw) -> str:
+def batch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Draw, count: str | None = None) -> str:
     """`b ~ data.train[128]`, one draw for each copy of the level."""
     source = draw.source
     key = f'fold(key, "{draw.name}")'
@@ -75,7 +75,7 @@ def batch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Dr
     lists = opened_lists(writer, level, source.axes)
     batched = tuple(a for a in source.axes if a not in writer.lists)
     axes = batched or level.batched
-    counts = [str(s) for s in draw.type.shape] if isinstance(draw.type, Array) else [_count(writer, source)]
+    counts = [str(s) for s in draw.type.shape] if isinstance(draw.type, Array) else [count or _count(writer, source)]
     drawn_key = list_key(copy_key(writer, program, key, axes), lists)
     text = sample(writer, source.source, counts, drawn_key, len(batched))
     return over_lists(text, lists, list_reads(writer, source, lists))

@@ -25,7 +25,7 @@ from bilevel.backends.torch_func.levels import (
     targets,
 )
 from bilevel.kinds import kind
-from bilevel.modes import Leaping, Tangents, Unroll
+from bilevel.modes import Implicit, Leaping, Tangents, Unroll
 from bilevel.plan import Step
 
 
@@ -50,6 +50,8 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
             return [move_function(coder, level), _with_tangents(coder, level, step)]
         case Unroll() as adjoint:
             return [_plain(coder, level, step, adjoint)]
+        case Implicit():
+            return [*implicit.slope_functions(coder, level), _plain(coder, level, step, None, ends=True)]
     return [_plain(coder, level, step, None)]
 
 
@@ -73,8 +75,8 @@ def _move(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     return [Assign("gradient", gradient), Assign(f"{x}, solver", update)]
 
 
-def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None) -> Function:
-    """All states, or those of the last `window` steps."""
+def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, ends: bool = False) -> Function:
+    """All states, those of the last `window` steps, or with `ends` the first and the last."""
     x = pack(own(coder, level))
     *gradient, update = _move(coder, level, x)
     loop: list[Statement] = [*step_body(coder, level), *gradient]
@@ -83,7 +85,10 @@ def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None) ->
     loop += [update, Assign("", f"states.append(({x}, solver))")]
     window = adjoint.window if adjoint is not None else None
     dropped = "not keep" if window is None else f"len(states) > ({window + 1} if keep else 1)"
-    loop.append(If(dropped, (Assign("", "del states[0]"),)))
+    if ends:
+        loop.append(If("len(states) > (2 if keep else 1)", (Assign("", "del states[-2]"),)))
+    else:
+        loop.append(If(dropped, (Assign("", "del states[0]"),)))
     steps = steps_text(coder, level)
     body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
     body += [Loop("step", f"range({steps})", tuple(loop)), Return("states")]

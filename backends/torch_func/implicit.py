@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
-from bilevel.backends.torch_func import valued
-from bilevel.backends.torch_func.expressions import write
+from bilevel.backends.torch_func import draws, valued
+from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
 from bilevel.backends.torch_func.levels import (
     Coder,
     begin,
@@ -31,10 +31,39 @@ from bilevel.plan import Step
 
 def until_functions(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
     """Slope and forward pass; inside a differentiated level also the solution as an implicit function."""
+    return [*slope_functions(coder, level), _until(coder, level, step)]
+
+
+def slope_functions(coder: Coder, level: ir.Level) -> list[Function]:
+    """What vanishes at the solution; inside a differentiated level also the solution as an implicit function."""
     functions = [_slope(coder, level)]
+    adjoint = _adjoint(coder, level)
+    if adjoint is not None and adjoint.through is not None:
+        functions.append(_through(coder, level, adjoint.through))
     if _is_attached(coder, level):
         functions.append(_attach(coder, level))
-    return [*functions, _until(coder, level, step)]
+    return functions
+
+
+def _through(coder: Coder, level: ir.Level, expr: ir.Expr) -> Function:
+    """The gradient of another expression, which takes the place of the level's own (papers/002, section 5.4.4)."""
+    names = own(coder, level)
+    x = names[0] if len(names) == 1 else "variables"
+    unpack = "" if len(names) == 1 else f"(lambda {', '.join(names)}: "
+    reads = free_reads(expr) | draws.axis_values(coder.program, level.batched)
+    text = mapped(coder.writer, write(coder.writer, expr), level.batched, reads)
+    value = f"{unpack}{text}{f')(*{x})' if unpack else ''}{'.sum()' if level.batched else ''}"
+    indices = [coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched)]
+    needed = [p for p in dict.fromkeys([*parameters_of(coder.writer, expr), *indices]) if p not in names]
+    body: list[Statement] = [Return(f"grad(lambda {x}: {value})({x})")]
+    doc = f"The gradient of {expr.span.text}, which stands in place of that of {level.name}'s objective."
+    return coder.function(f"{level.name}_through", [x, *needed, "key"], doc, body, None, 1)
+
+
+def _system(coder: Coder, level: ir.Level) -> str:
+    """The function whose derivatives make up the linear system."""
+    adjoint = _adjoint(coder, level)
+    return f"{level.name}_{'through' if adjoint is not None and adjoint.through is not None else 'slope'}"
 
 
 def _adjoint(coder: Coder, level: ir.Level) -> Implicit | None:
@@ -62,7 +91,7 @@ def _slope(coder: Coder, level: ir.Level) -> Function:
     inner = f"{level.name}_{'update' if kind(level) == 'fixed point' else 'gradient'}"
     needed = coder.needs(inner, without=[*names, "variables", "count", *drawn(coder, level)])
     body = [*unpack, *_draws(coder, level), Return(value)]
-    drawing = coder.needs(f"{level.name}_draw", without=[*names, *needed, "key"])
+    drawing = coder.needs(f"{level.name}_draw", without=[*names, *needed, "key", "step", "level_key"])
     doc = f"What is zero at the solution of {level.name}."
     return coder.function(f"{level.name}_slope", [x, *needed, *drawing, "key"], doc, body, None, 1)
 
@@ -71,8 +100,17 @@ def _draws(coder: Coder, level: ir.Level) -> list[Statement]:
     """One draw of the level's own size, the same for every product."""
     if not (level.draws or level.indices):
         return []
-    call = coder.call(f"{level.name}_draw", key='fold(key, "implicit")')
+    adjoint = _adjoint(coder, level)
+    if adjoint is not None and adjoint.batch is not None and not level.indices:
+        return [_large_draw(coder, level, d, adjoint.batch) for d in level.draws]
+    call = coder.call(f"{level.name}_draw", key='fold(key, "implicit")', step="0", level_key="key")
     return [Assign(", ".join(drawn(coder, level)), call)]
+
+
+def _large_draw(coder: Coder, level: ir.Level, draw: ir.Draw, count: int) -> Statement:
+    """A draw of its own size for the linear system."""
+    text = draws.batch_draw(coder.writer, coder.program, level, draw, str(count))
+    return Assign(coder.writer.name(draw.name), text)
 
 
 def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
@@ -156,6 +194,8 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     x = pack(own(coder, level))
     packed = _packed(coder, level)
     body: list[Statement] = [Assign(packed, "states[-1][0]")] if len(level.variables) > 1 else [Assign(x, "states[-1][0]")]
+    if adjoint.through is not None:
+        body += [Assign(coder.writer.name(f"@{n}"), "[states[0][0]]") for n in level.names]
     body.append(Assign("product", product(coder, level, adjoint, packed, {})))
     if _is_attached(coder, level):
         body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))
@@ -163,17 +203,17 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
         body.append(Assign("solved, residual", f"attached({solver}, product, held, {cotangent})"))
     else:
         body.append(Assign("solved, residual", solver_call(adjoint, "product", cotangent, len(level.batched))))
-    through = [t for t in names if t in coder.known[f"{level.name}_slope"]]
-    call = coder.call(f"{level.name}_slope")
+    through = [t for t in names if t in coder.known[_system(coder, level)]]
+    call = coder.call(_system(coder, level))
     body.append(Assign("_, pull", f"vjp(lambda {', '.join(through)}: {call}, {', '.join(through)})"))
-    body.append(Assign(f"({', '.join(f'd_{t}' for t in through)},)", "pull(negative(solved))"))
+    body.append(Assign(f"({', '.join(f'd_{t}' for t in through)},)", "pull(solved)" if adjoint.printed else "pull(negative(solved))"))
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in through]
     return body
 
 
 def product(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, replaced: dict[str, str]) -> str:
     """The product with the derivative of the slope in the variables, transposed where it is not symmetric."""
-    call = coder.call(f"{level.name}_slope", **{k: v for k, v in replaced.items() if k != packed})
+    call = coder.call(_system(coder, level), **{k: v for k, v in replaced.items() if k != packed})
     at = replaced.get(packed, packed)
     if adjoint.symmetric:
         return f"lambda cotangent: jvp(lambda {packed}: {call}, ({at},), (cotangent,))[1]"
@@ -184,7 +224,7 @@ def _stopped(coder: Coder, level: ir.Level, packed: str) -> dict[str, str]:
     """Every differentiable name that the slope reads, with its derivative cut."""
     entering = {e.name for e in coder.plan.facts[level.name].enters}
     names = [coder.writer.name(n) for n in sorted(entering)]
-    found = {n: f"stop({n})" for n in names if n in coder.known[f"{level.name}_slope"]}
+    found = {n: f"stop({n})" for n in names if n in coder.known[_system(coder, level)]}
     return {**found, packed: f"stop({packed})"}
 
 

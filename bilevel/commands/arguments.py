@@ -21,6 +21,7 @@ VERBS = {
     "plan": "what will be computed, and how each level is differentiated",
     "run": "plan, then run; reports, curves and state go to a folder",
     "resume": "go on with an interrupted run",
+    "gradcheck": "hypergradients against difference quotients and all other exact modes",
     "emit": "the recipe as one readable PyTorch file",
     "list": "recipes, models, data, solvers, functions, modes, domains",
     "explain": "a page about the code of a message",

@@ -31,7 +31,8 @@ def _typed_level(level: ir.Level) -> Iterator[tuple[str, str, str, str, str, str
     place = f"inside {level.parent}" if level.parent else "outermost"
     yield level.name, "level", place, per, "", "", str(level.span)
     for variable in level.variables:
-        domain = f" in {variable.domain}" if variable.domain else ""
+        domain = variable.kept[0] if variable.kept is not None else variable.domain
+        domain = f" in {domain}" if domain else ""
         yield variable.name, "variable", f"{variable.type}{domain}", per, "", "", str(variable.span)
     for index in level.indices:
         yield index.name, "index", str(index.type), per, "", "", str(index.span)

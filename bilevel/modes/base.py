@@ -16,6 +16,9 @@ Class = Literal["exact", "biased", "surrogate", "values", "-"]
 Reason = Literal["", "class", "semantics", "solver", "path", "smooth", "version", "pinned"]
 
 
+SEARCHED = "step lengths that `lbfgs` searches for have no derivative; the point it ends at has, by `ift`"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a mode can be used for a level; else a reason code, a sentence, and the code of its message."""
@@ -56,7 +59,8 @@ class Implicit:
     """By the implicit function theorem, at the solution.
 
     `tol` is relative to the right-hand side (0: exactly `steps` products or terms); `scale` None is found by power
-    iteration. `symmetric`: the system is that of a Hessian, so products are jvps of the gradient.
+    iteration. `symmetric`: the system is that of a Hessian, so products are jvps of the gradient. `through`: the
+    gradient of this expression stands in place of that of the level's own objective.
     """
 
     method: Literal["cg", "neumann", "gmres", "nystrom", "exact"]
@@ -67,6 +71,9 @@ class Implicit:
     damping: float
     batch: int | None
     symmetric: bool
+    through: ir.Expr | None = None
+    printed: bool = False
+    """the sign of eq. 5.28 as printed, a plus"""
 
 
 @dataclass(frozen=True, slots=True)

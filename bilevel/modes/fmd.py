@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.modes.base import Class, Tangents, Verdict
+from bilevel.kinds import line_searches
+from bilevel.modes.base import SEARCHED, Class, Tangents, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class ForwardMode:
     def accepts(self, level: ir.Level, facts: LevelFacts) -> Verdict:
         if not facts.targets:
             return Verdict(False, "path", "no derivative of its solution is wanted")
+        if line_searches(level):
+            return Verdict(False, "solver", SEARCHED)
         if not isinstance(level.phases[-1].duration, ir.Steps):
             return Verdict(False, "semantics", "`until` promises the stationary point, not the result of some steps")
         if facts.iterates:

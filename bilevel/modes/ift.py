@@ -42,11 +42,15 @@ class ImplicitMode:
 
     linear: Linear | None = None
     batch: int | None = None
+    through: ir.Expr | None = None
+    printed: bool = False
 
     @property
     def title(self) -> str:
         options = [f"linear = {linear.title}" for linear in (self.linear,) if linear is not None]
         options += [f"batch = {self.batch}"] * (self.batch is not None)
+        options += [f"through = {e.span.text}" for e in (self.through,) if e is not None]
+        options += ["sign = printed"] * self.printed
         return f"ift({', '.join(options)})" if options else "ift"
 
     def accepts(self, level: ir.Level, facts: LevelFacts) -> Verdict:
@@ -54,11 +58,22 @@ class ImplicitMode:
             return Verdict(False, "path", "no derivative of its solution is wanted")
         if kind(level) == "closed form":
             return Verdict(False, "semantics", "a closed form is differentiated by substitution")
-        if facts.iterates:
+        if facts.iterates and not (facts.start_alone and kind(level) == "steps" and not facts.entering("start")):
             return Verdict(False, "path", "an iterate is read, and `ift` knows only the solution", "B505")
+        if self.through is not None:
+            return self._through(level, facts)
         zero = [t for t in facts.targets if t not in (*facts.entering("objective", "inner"), *facts.elsewhere)]
         if zero:
             why = f"`{zero[0]}` enters only through the start or the solver: at a stationary point the answer does not depend on it"
+            return Verdict(False, "path", why, "B404")
+        return Verdict(True)
+
+    def _through(self, level: ir.Level, facts: LevelFacts) -> Verdict:
+        """The expression has to contain what is wanted, and the level's variables in their own coordinates."""
+        assert self.through is not None
+        missing = [n for n in (*level.names, *facts.targets) if n not in self.through.depends and n not in facts.elsewhere]
+        if missing or any(v.domain is not None for v in level.variables):
+            why = f"`{self.through.span.text}` does not contain `{missing[0]}`" if missing else "the variable has a domain"
             return Verdict(False, "path", why, "B404")
         return Verdict(True)
 
@@ -67,6 +82,8 @@ class ImplicitMode:
         stationary = tests_gradient(level)
         linear = self.linear or Linear()
         promised = linear.method == "exact" or (linear.method != "nystrom" and (linear.tol is not None or _bare(linear)))
+        if self.through is not None:
+            return "biased"
         return "exact" if stationary and promised and not level.draws and self.batch is None else "biased"
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Implicit | None:
@@ -79,7 +96,9 @@ class ImplicitMode:
             linear.rank if linear.rank is not None else 10,
             linear.damping if linear.damping is not None else (0.01 if linear.method == "nystrom" else 0.0),
             self.batch,
-            facts.scalar and kind(level) != "fixed point",
+            self.through is not None or (facts.scalar and kind(level) != "fixed point"),
+            self.through,
+            self.printed,
         )
 
 

@@ -25,7 +25,9 @@ def implicit_mode(entry: ir.Entry) -> ImplicitMode:
     """`ift` with its options."""
     values = {a.name or "": a.value for a in entry.options}
     linear = values.get("linear")
-    return ImplicitMode(None if linear is None else _linear(linear), whole(values, "batch"))
+    method = None if linear is None else _linear(linear)
+    printed = word(values, "sign", ("printed", "derived")) == "printed"
+    return ImplicitMode(method, whole(values, "batch"), entry.checked.get("through"), printed)
 
 
 def _linear(node: nodes.Expr) -> Linear:

@@ -11,7 +11,8 @@ from typing import Literal
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.modes.base import Class, Unroll, Verdict
+from bilevel.kinds import line_searches
+from bilevel.modes.base import SEARCHED, Class, Unroll, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Reverse:
     def accepts(self, level: ir.Level, facts: LevelFacts) -> Verdict:
         if not facts.targets:
             return Verdict(False, "path", "no derivative of its solution is wanted")
+        if line_searches(level):
+            return Verdict(False, "solver", SEARCHED)
         if not isinstance(level.phases[-1].duration, ir.Steps):
             return Verdict(False, "semantics", "`until` promises the stationary point, not the result of some steps")
         held = [t for t in facts.targets if t not in (*facts.entering("start", "solver"), *facts.elsewhere)]

@@ -86,7 +86,9 @@ def _end(level: ir.Level, end: Any) -> Inner:
     for number, one in enumerate(solvers):
         own = solver if len(solvers) == 1 else solver[number]
         packed_alone = len(solvers) == 1 and len(level.names) == 1
-        states.append({n: _solver_state(one, own, None if packed_alone else i, x[n]) for i, n in enumerate(one.variables)})
+        states.append(
+            {n: _solver_state(one, own, None if packed_alone else i, x[n]) for i, n in enumerate(one.variables)}
+        )
     return Inner(x, tuple(states), int(count))
 
 

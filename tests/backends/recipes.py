@@ -199,7 +199,9 @@ level top {
 }"""
 _add("window_inside", NESTED, "low : rmd(window = 2)")
 _add("held_in_window", NESTED, "low : rmd(order = 1) middle : rmd(window = 2)")
-_add("held_twice", NESTED.replace("y : real from 0.6", "y : real from x"), "low : rmd(order = 1) middle : rmd(order = 1)")
+_add(
+    "held_twice", NESTED.replace("y : real from 0.6", "y : real from x"), "low : rmd(order = 1) middle : rmd(order = 1)"
+)
 
 # ---- stationary points, fixed points, closed forms -----------------------------------------------------------
 
@@ -215,7 +217,12 @@ level top {
   minimize mean[s] sqnorm(w - 1) + x[0]^2
   by sgd(lr = 0.1) for 2 steps
 }"""
-for _linear in ("exact", "cg(tol = 1e-13, steps = 50)", "gmres(tol = 1e-13, steps = 50)", "neumann(tol = 1e-15, terms = 900)"):
+for _linear in (
+    "exact",
+    "cg(tol = 1e-13, steps = 50)",
+    "gmres(tol = 1e-13, steps = 50)",
+    "neumann(tol = 1e-15, terms = 900)",
+):
     _add(f"stationary_{_linear.partition('(')[0]}", STATIONARY, f"fit : ift(linear = {_linear})")
 _add(
     "stationary_in_steps",
@@ -239,9 +246,10 @@ level top {
 )
 _add(
     "stationary_in_stationary",
-    RECIPES["stationary_in_steps"].partition("\n")[2].partition("\nschedule")[0].replace(
-        "for 3 steps", "until stationary(1e-13) within 900 steps"
-    ),
+    RECIPES["stationary_in_steps"]
+    .partition("\n")[2]
+    .partition("\nschedule")[0]
+    .replace("for 3 steps", "until stationary(1e-12) within 900 steps"),
     "low : ift(linear = exact) middle : ift(linear = exact)",
 )
 FOUR = """
@@ -266,7 +274,11 @@ level outer {
   by sgd(lr = 0.1) for 1 step
 }"""
 _add("stationary_under_three", FOUR, "low : ift(linear = exact)")
-_add("implicit_after_steps", STATIONARY.replace("until stationary(1e-13) within 500 steps", "for 5 steps"), "fit : ift(linear = exact)")
+_add(
+    "implicit_after_steps",
+    STATIONARY.replace("until stationary(1e-13) within 500 steps", "for 5 steps"),
+    "fit : ift(linear = exact)",
+)
 _add(
     "closed_inside",
     """

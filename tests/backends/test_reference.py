@@ -93,7 +93,10 @@ def test_no_answer_goes_without_a_reason() -> None:
 def test_what_is_declared_is_met_by_some_problem() -> None:
     """A `yes` that no problem backs is a guess."""
     programs = [compiled(p).plan.program for p in PROBLEMS] + [made(n).plan.program for n in RECIPES if n not in WRONG]
-    met = {kind: {name for p in programs for name in _named(p, kind)} for kind in ("solvers", "domains", "reducers", "functions")}
+    met = {
+        kind: {name for p in programs for name in _named(p, kind)}
+        for kind in ("solvers", "domains", "reducers", "functions")
+    }
     for kind, names in met.items():
         assert {n for n, s in SUPPORTED[kind].items() if s.answer == "yes"} <= names, kind
 

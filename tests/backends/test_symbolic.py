@@ -120,8 +120,13 @@ def test_literals_are_exact_and_so_is_the_answer() -> None:
     ("text", "reason"),
     [
         (RATE.replace("sgd(lr = r)", "adam(lr = r)"), "adam in formulas"),
-        (RATE.replace("w : real from x^2", "w : real[2] from x^2").replace("w^4", "sum(w^4)").replace(
-            "(w - x)^2", "sqnorm(w - x)").replace("(w - 1)^2 + x * w", "sqnorm(w)"), "variables that are no single numbers"),
+        (
+            RATE.replace("w : real from x^2", "w : real[2] from x^2")
+            .replace("w^4", "sum(w^4)")
+            .replace("(w - x)^2", "sqnorm(w - x)")
+            .replace("(w - 1)^2 + x * w", "sqnorm(w)"),
+            "variables that are no single numbers",
+        ),
     ],
 )
 def test_what_is_no_formula_is_refused(text: str, reason: str) -> None:

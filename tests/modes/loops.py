@@ -71,6 +71,7 @@ def solve(
     cut: Sequence[int] = (),
 ) -> list[Tensor]:
     """The iterates x@0..x@steps; `objective(x, step)`, `rate(step)` or a number; before the steps in `cut` all is stopped."""
+    x = x + 0  # a tensor of its own: the start may be read in the objective as well
     state, found = begun(solver, x), [x]
     for step in range(steps):
         if step in cut:

@@ -35,7 +35,7 @@ Reference = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Structure:
-    """`levels`: the inner levels, innermost first."""
+    """`levels`: the inner levels, innermost first. `rate`: what the solver's rate is in the text."""
 
     name: str
     text: str
@@ -43,6 +43,7 @@ class Structure:
     start: Mapping[str, Any]
     levels: tuple[str, ...] = ("fit",)
     parts: Mapping[str, Any] = field(default_factory=dict)
+    rate: str = "r"
 
 
 def fit(w: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ START = Structure(
 
 def learned_rates(solver: str) -> Reference:
     def value(r: Tensor, m: Tensor) -> Tensor:
-        w = solve(lambda w, _: fit(w), torch.full((3,), 0.3).double(), 7, solver, r.exp(), m.sigmoid())
+        w = solve(lambda w, _: fit(w), tensor([0.3] * 3), 7, solver, r.exp(), m.sigmoid())
         return outer(w[-1]) + 0.1 * (m.sigmoid() ** 2).sum() + 0.1 * r.exp().sum()
 
     return value
@@ -133,7 +134,7 @@ def learned_penalty(solver: str) -> Reference:
     def value(r: Tensor, m: Tensor, lam: Tensor) -> Tensor:
         w = solve(
             lambda w, _: fit(w) + 0.5 * (lam.exp() * w**2).sum(),
-            torch.full((3,), 0.1).double(),
+            tensor([0.1] * 3),
             7,
             solver,
             r.exp(),
@@ -159,7 +160,7 @@ def counted(solver: str) -> Reference:
     def value(r: Tensor, m: Tensor, x: Tensor) -> Tensor:
         w = solve(
             lambda w, step: (step + 3) * 0.2 * fit(w) + x * (w**2).sum(),
-            torch.full((3,), 0.1).double(),
+            tensor([0.1] * 3),
             5,
             solver,
             lambda step: r.exp() / (step + 3) * 3,
@@ -207,7 +208,7 @@ level tune {{
   {MEMORY}
   x : real from 0.7
   level fit {{
-    p : real[2] in positive from concat(x, 2 * x)
+    p : real[2] in positive from x * [1, 2]
     u : real in unit from 0.5
     s : real in between(-1, 2) from 0.5
     minimize sqnorm(p - x) + (u - 0.2 * x)^2 * sum(p) + (s - x * u)^2 + 0.1 * (s + 1) * u
@@ -225,7 +226,7 @@ level tune {{
 
 def copies(solver: str) -> Reference:
     def value(r: Tensor, m: Tensor, x: Tensor) -> Tensor:
-        total = torch.zeros(()).double()
+        total = tensor(0.0)
         for c, d in zip(*map(torch.tensor, points(3)), strict=True):
             rate = r.exp() * (0.2 * d).exp()
             w = solve(
@@ -256,6 +257,7 @@ level tune {{
 }}""",
     copies,
     {"r": R, "m": M, "x": [0.2, -0.1, 0.4]},
+    rate="r * exp(0.2 * task.y)",
 )
 
 
@@ -274,14 +276,14 @@ def drawn(solver: str) -> Reference:
     s, e, u = noise(6, 2)
 
     def value(r: Tensor, m: Tensor, x: Tensor) -> Tensor:
-        total = torch.zeros(()).double()
+        total = tensor(0.0)
         for c in range(2):
 
             def objective(w: Tensor, step: int, c: int = c) -> Tensor:
                 kept = 0.5 * (1 + torch.sign(u[step, c] - 0.5))
                 return 0.5 * ((kept * (TA @ w) - TB) ** 2).sum() + x * e[step, c] @ w * s[c]
 
-            w = solve(objective, torch.full((3,), 0.1).double(), 6, solver, r.exp(), m.sigmoid())
+            w = solve(objective, tensor([0.1] * 3), 6, solver, r.exp(), m.sigmoid())
             total = total + outer(w[-1]) * s[c] ** 2 / 2
         return total + extra(r, m)
 
@@ -355,7 +357,7 @@ level tune {{
 
 def side_by_side(solver: str) -> Reference:
     def value(r: Tensor, m: Tensor, x: Tensor) -> Tensor:
-        start = torch.full((3,), 0.1).double()
+        start = tensor([0.1] * 3)
         w = solve(lambda w, _: fit(w) + 0.5 * x * (w**2).sum(), start, 5, solver, r.exp(), m.sigmoid())[-1]
         u = solve(lambda u, _: 0.5 * ((u - x * w) ** 2).sum() + 0.1 * (u**4).sum(), w, 4, solver, r.exp(), m.sigmoid())
         return 0.5 * ((u[-1] - 1) ** 2).sum() + 0.1 * w.sum() + extra(r, m)
@@ -395,7 +397,6 @@ STRUCTURES = (START, RATES, PENALTY, COPIES, THREE, BESIDE, DOMAINS, COUNTER, DR
 
 
 def text_of(structure: Structure, solver: str) -> str:
-    """The recipe of a structure with a solver; the counter and the middle level spell other rates."""
-    by = SOLVERS[solver]
-    by = by.replace("lr = r", "lr = r / k * 3") if structure is COUNTER else by
-    return structure.text.replace("BY", by).replace("TWICE", SOLVERS[solver].replace("lr = r", "lr = 2 * r"))
+    """The recipe of a structure with a solver; a middle level steps twice as far."""
+    by, twice = (SOLVERS[solver].replace("lr = r", f"lr = {rate}") for rate in (structure.rate, "2 * r"))
+    return structure.text.replace("BY", by).replace("TWICE", twice)

@@ -51,7 +51,9 @@ inner_levels = st.builds(
     ),
     start=st.sampled_from(("0.4", "OUTER", "0.5 * OUTER + x", "normal(0, 0.3)")),
     domain=st.sampled_from(("", "", "", "between(-3, 4)")),
-    term=st.sampled_from(("0.1 * sum(cos(SELF))", "0.05 * sum(SELF * SELF * tanh(OUTER))", "0.02 * sum(SELF^4)", "0.1 * m * sum(SELF)")),
+    term=st.sampled_from(
+        ("0.1 * sum(cos(SELF))", "0.05 * sum(SELF * SELF * tanh(OUTER))", "0.02 * sum(SELF^4)", "0.1 * m * sum(SELF)")
+    ),
     steps=st.integers(1, 5),
     copied=st.booleans(),
     drawn=st.booleans(),
@@ -82,7 +84,9 @@ def objective(levels: list[Inner], depth: int) -> str:
     name = NAMES[depth + 1]
     read = f"0.5 * sqnorm({name} - 0.9)"
     if levels[depth].path:
-        read = f"0.2 * (sum[k{depth} in 0..{levels[depth].steps}] (k{depth} + 1) * sqnorm({name}@k{depth} - 0.9)) + {read}"
+        read = (
+            f"0.2 * (sum[k{depth} in 0..{levels[depth].steps}] (k{depth} + 1) * sqnorm({name}@k{depth} - 0.9)) + {read}"
+        )
     read = f"(mean[s{depth}] ({read}))" if levels[depth].copied else f"({read})"
     return f"{own} + {read}" if own else read
 

@@ -1,0 +1,218 @@
+"""Solvers against the levels they stand in: which go together, and which change what the level promises.
+
+Takes a checked program. Reports B410-B412 and B414.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bilevel import ir
+from bilevel.dsl import shapes
+from bilevel.dsl.solvers import KEEPERS, SOLVERS
+from bilevel.dsl.types import Array, Tree, Unknown
+from bilevel.errors import Diagnostic, Related, Span
+
+
+def check_solvers(program: ir.Program) -> Iterator[Diagnostic]:
+    """The messages for solvers that cannot do what their level asks."""
+    for level in program.walk_levels():
+        yield from _recombined(program, level)
+        for phase in level.phases:
+            yield from _mixed(phase)
+            for solver in phase.solvers:
+                yield from _moved_point(level, phase, solver)
+                yield from _searching(level, phase, solver)
+                yield from _keeping(level, phase, solver)
+                yield from _matrix(level, solver)
+            yield from _estimated(level, phase)
+        for variable in level.variables:
+            yield from _square(variable)
+
+
+def _unfit(message: str, span: Span, why: str, fix: str, related: tuple[Related, ...] = ()) -> Diagnostic:
+    return Diagnostic("B414", message, span, related=related, why=why, fix=fix)
+
+
+# ---- B410, B411, B412 ----------------------------------------------------------------------------------------
+
+
+def _recombined(program: ir.Program, level: ir.Level) -> Iterator[Diagnostic]:
+    """B410: a warm level under a solver whose candidates have no single parent."""
+    if level.parent is None:
+        return
+    warm = next((v.start for v in level.variables if v.start is not None and _is_warm(v.start)), None)
+    around = program.level(level.parent)
+    solver = next((s for p in around.phases for s in p.solvers if s.name in ("cmaes", "random")), None)
+    if warm is None or solver is None:
+        return
+    assert isinstance(warm, ir.Builtin)
+    inner = warm.arguments[0].span.text if warm.arguments else "init(net)"
+    does = "recombines" if solver.name == "cmaes" else "draws every candidate anew"
+    yield Diagnostic(
+        "B410",
+        f"`{solver.name}` {does}, so no candidate has a parent for `warm`",
+        warm.span,
+        related=(Related(solver.span, "its candidates"),),
+        why="`warm` goes on where the same copy ended in the step before",
+        fix=f"from {inner}, or by pbt(...)",
+    )
+
+
+def _is_warm(start: ir.Expr) -> bool:
+    return isinstance(start, ir.Builtin) and start.function == "warm"
+
+
+def _mixed(phase: ir.Phase) -> Iterator[Diagnostic]:
+    """B411: solvers that need a gradient beside solvers that need values only."""
+    kinds = [(s, "gradient" if s.learned is not None else SOLVERS[s.name].needs) for s in phase.solvers if _known(s)]
+    by_values = next((s for s, needs in kinds if needs == "values"), None)
+    other = next((s for s, needs in kinds if needs != "values"), None)
+    if by_values is None or other is None:
+        return
+    yield Diagnostic(
+        "B411",
+        f"{by_values.name} and {other.name} cannot share a step",
+        phase.span,
+        why=f"a generation of {by_values.name} has many candidates, and {other.name} moves one point",
+        fix=f"one level inside the other, or `{by_values.name} ... then {other.name} ...`",
+    )
+
+
+def _known(solver: ir.Solver) -> bool:
+    return solver.learned is not None or solver.name in SOLVERS
+
+
+def _moved_point(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Diagnostic]:
+    """B412: weight decay inside the step of a level that promises a stationary point."""
+    until = phase.duration if isinstance(phase.duration, ir.Until) and phase.duration.test == "stationary" else None
+    decay = solver.arguments.get("weight_decay")
+    none = isinstance(decay, ir.Constant) and decay.value == 0
+    if until is None or solver.name != "adamw" or none:
+        return
+    name = solver.variables[0] if solver.variables else level.names[0]
+    spelled = decay.span.text if decay is not None else "0.01"
+    default = "" if decay is not None else "adamw has weight_decay = 0.01 where nothing else is said"
+    yield Diagnostic(
+        "B412",
+        "weight_decay in the solver moves the point that `until` promises",
+        decay.span if decay is not None else solver.span,
+        default,
+        (Related(until.span, "a zero gradient is promised here"),),
+        why="the steps would end where the gradient balances the decay, not where it is zero",
+        fix=f"adam, and write it into the objective: + 0.5 * {spelled} * sqnorm({name})",
+    )
+
+
+# ---- B414 ----------------------------------------------------------------------------------------------------
+
+
+def _searching(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Diagnostic]:
+    """lbfgs takes steps as long as they help, on an objective that stays the same."""
+    if solver.name != "lbfgs":
+        return
+    message = f"`lbfgs` cannot solve `{level.name}`"
+    fix = "by lbfgs() until stationary(1e-6) within 200 steps"
+    if not isinstance(phase.duration, ir.Until) or phase.duration.test != "stationary":
+        why = "its step lengths are searched for and have no derivative; only the point it ends at has one"
+        yield _unfit(message, phase.span, why, fix)
+    elif len(phase.solvers) > 1:
+        yield _unfit(message, phase.span, "one line search moves all variables of a level together", fix)
+    elif level.draws or level.indices:
+        drawn = (*level.draws, *level.indices)[0]
+        why = "a line search compares values, which must be those of one objective"
+        fix = f"draw `{drawn.name}` one level up, or by sgd(lr = 0.01)"
+        yield _unfit(message, solver.span, why, fix, (Related(drawn.span, "another objective in every step"),))
+    elif level.levels:
+        why = "every value it compares would be a whole solve of the level inside"
+        yield _unfit(message, solver.span, why, "by sgd(lr = 0.01)", (Related(level.levels[0].span, "solved inside"),))
+
+
+def _keeping(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Diagnostic]:
+    """Solvers that step in the variable's own coordinates, and domains that they can keep."""
+    if solver.name not in KEEPERS:
+        return
+    able = KEEPERS[solver.name]
+    for variable in (v for v in level.variables if v.name in solver.variables):
+        domain = variable.kept[0] if variable.kept is not None else variable.domain
+        if domain is None and solver.name in ("exponentiated", "frank_wolfe"):
+            why = f"`{variable.name}` has no domain, and this solver moves inside one"
+            fix = f"{variable.name} : {variable.type} in {able[0]}"
+            yield _unfit(f"`{solver.name}` needs a domain to keep", solver.span, why, fix)
+        elif domain is not None and domain not in able:
+            kept = f"it keeps {', '.join(able)}" if able else "it keeps none"
+            why = f"it steps in the variable's own coordinates, and {kept}"
+            fix = "sgd or adam, which step in free coordinates"
+            message = f"`{solver.name}` would leave the domain `{domain}` of `{variable.name}`"
+            yield _unfit(message, solver.span, why, fix, (Related(variable.span, "the domain"),))
+        elif domain is not None and isinstance(phase.duration, ir.Until):
+            why = "on the edge of a domain the gradient is not zero, so nothing is stationary there"
+            yield _unfit(f"`{solver.name}` does not end at a stationary point", phase.span, why, "for 100 steps")
+
+
+def _matrix(level: ir.Level, solver: ir.Solver) -> Iterator[Diagnostic]:
+    """`mirror` moves one variable, and its matrix fits that variable."""
+    matrix = solver.arguments.get("M") if solver.name == "mirror" else None
+    if matrix is None:
+        return
+    if len(solver.variables) > 1:
+        fix = ", ".join(f"{n} : {solver.span.text}" for n in solver.variables)
+        why = "a matrix belongs to one variable"
+        yield _unfit(f"`mirror` moves one variable, not {len(solver.variables)}", solver.span, why, fix)
+        return
+    moved = next((v for v in level.variables if v.name in solver.variables), None)
+    if moved is None or _fits(matrix.type, moved.type):
+        return
+    why = "a diagonal has the variable's shape, a matrix one row and column for each of its numbers"
+    related = (Related(moved.span, str(moved.type)),)
+    fix = f"M : {moved.type} in positive from 1"
+    yield _unfit(f"`{matrix.span.text}` is {matrix.type}, and `{moved.name}` is {moved.type}", matrix.span, why, fix, related)
+
+
+def _fits(matrix: object, moved: object) -> bool:
+    """Whether the type of a matrix goes with that of a variable."""
+    if isinstance(matrix, Unknown) or isinstance(moved, Unknown):
+        return True
+    if isinstance(matrix, Tree) and isinstance(moved, Tree):
+        return matrix.net == moved.net and not matrix.count
+    if not isinstance(matrix, Array):
+        return False
+    if not isinstance(moved, Array) or not moved.ranked or not matrix.ranked or not matrix.shape:
+        return shapes.is_number(matrix) or isinstance(moved, Array)
+    return matrix.shape == moved.shape or (len(moved.shape) == 1 and matrix.shape == (*moved.shape, *moved.shape))
+
+
+def _estimated(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
+    """An estimate stands in for the gradient of an objective that is a plain expression."""
+    estimator = phase.estimator
+    if estimator is None:
+        return
+    message = f"`with {estimator.name}` cannot stand in `{level.name}`"
+    wanted = next((s for s in phase.solvers if _known(s) and s.learned is None and SOLVERS[s.name].needs != "gradient"), None)
+    if wanted is not None:
+        why = f"`{wanted.name}` takes no gradient, so there is none to estimate"
+        yield _unfit(message, estimator.span, why, f"remove `with {estimator.span.text}`")
+    elif isinstance(phase.duration, ir.Until):
+        why = "an estimate does not vanish at a stationary point"
+        yield _unfit(message, estimator.span, why, "for 100 steps")
+    elif level.levels:
+        why = "every value along every direction would be a whole solve of the level inside"
+        related = (Related(level.levels[0].span, "solved inside"),)
+        yield _unfit(message, estimator.span, why, f"remove `with {estimator.span.text}`", related)
+
+
+def _square(variable: ir.Variable) -> Iterator[Diagnostic]:
+    """Domains of matrices and of axes."""
+    domain = variable.kept[0] if variable.kept is not None else variable.domain
+    type_ = variable.type
+    array = isinstance(type_, Array)
+    if domain in ("psd", "orthogonal"):
+        square = isinstance(type_, Array) and len(type_.shape) == 2 and type_.shape[0] == type_.shape[1]
+        if not square and not isinstance(type_, Unknown):
+            why = f"`{domain}` is a domain of square matrices"
+            fix = f"{variable.name} : real[n, n] in {domain} from eye(n)"
+            yield _unfit(f"`{variable.name}` is {type_}, which cannot be {domain}", variable.span, why, fix)
+    elif domain == "simplex" and array and not type_.shape and type_.ranked:
+        why = "the entries along the last axis of a simplex sum to one"
+        fix = f"{variable.name} : real[3] in simplex from 1 / 3"
+        yield _unfit(f"`{variable.name}` is one number, which cannot be a simplex", variable.span, why, fix)
