@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import Diagnostic, RecipeError
-from bilevel.pipeline import VERSION as __version__
-from bilevel.recipe import Recipe, load, parse
 from bilevel.registry import data, estimator, func, model, solver, tasks
+from bilevel.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from bilevel.plan import Plan
     from bilevel.program import Program, compile
+    from bilevel.recipe import Recipe, load, parse
     from bilevel.run import Run
 
 __all__ = [
@@ -35,11 +35,19 @@ __all__ = [
     "solver",
     "tasks",
 ]
-LATER = {"Plan": "bilevel.plan", "Program": "bilevel.program", "compile": "bilevel.program", "Run": "bilevel.run"}
+LATER = {
+    "Plan": "bilevel.plan",
+    "Program": "bilevel.program",
+    "Recipe": "bilevel.recipe",
+    "Run": "bilevel.run",
+    "compile": "bilevel.program",
+    "load": "bilevel.recipe",
+    "parse": "bilevel.recipe",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Names whose modules import torch or networkx, on first use."""
+    """Names whose modules import the parser, networkx or torch, on first use."""
     if name not in LATER:
         raise AttributeError(f"module 'bilevel' has no attribute '{name}'")
     from importlib import import_module

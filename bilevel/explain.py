@@ -199,10 +199,10 @@ def _choice(plan: Plan, choice: Choice) -> Iterator[str]:
     """The modes that this version has for a level, chosen and rejected."""
     level = plan.program.level(choice.level)
     yield f"how `{choice.level}` is differentiated"
-    yield f"    {'mode':<26}class"
+    yield f"    {'mode':<30}class"
     for candidate in choice.candidates:
         mark = ">" if candidate.chosen else " "
-        yield f"  {mark} {candidate.title:<26}{candidate.exactness:<10}{_verdict(level, choice, candidate)}".rstrip()
+        yield f"  {mark} {candidate.title:<30}{candidate.exactness:<10}{_verdict(level, choice, candidate)}".rstrip()
 
 
 def _verdict(level: ir.Level, choice: Choice, candidate: Candidate) -> str:
@@ -214,9 +214,18 @@ def _verdict(level: ir.Level, choice: Choice, candidate: Candidate) -> str:
         return "not taken [pinned]: the schedule names another mode"
     if choice.adjoint is None:
         return f"not taken [path]: no derivative of `{level.name}` is wanted"
-    if candidate.exactness == "biased":
-        return "not allowed [class]: holds the gradient inside each step constant"
-    return "allowed: name it in the schedule to trade memory for work"
+    return next((text for head, text in OTHERS if candidate.title.startswith(head)), "")
+
+
+OTHERS = (
+    ("rmd(order", "not allowed [class]: holds the gradient inside each step constant"),
+    ("rmd(checkpoint", "exact too: keeps fewer states and computes the others again"),
+    ("rmd(store", "exact too: keeps more and computes nothing again"),
+    ("rmd", "exact too: goes back through all steps"),
+    ("fmd", "exact too: carries one tangent for each outer number"),
+    ("ift", "not allowed [class]: `for` promises no stationary point"),
+)
+"""what speaks for or against a mode that could be used and was not"""
 
 
 def _reason(choice: Choice) -> str:

@@ -257,7 +257,7 @@ class _Check:
             self.skipped.append(f"{spelled}: {reason}")
             return None
         try:
-            plan = _replanned(self.small.recipe, self.small.plan, modes)
+            plan = _replanned(self.small.recipe, modes)
             phases = build(plan, self.parts)
         except RecipeError as error:
             self.skipped.append(f"{spelled}: {error.diagnostics[0].message}")
@@ -285,10 +285,10 @@ class _Check:
         return None if found is None else (", ".join(f"{n}: {m}" for n, m in modes.items()), found)
 
 
-def _replanned(recipe: Recipe, plan: Plan, modes: Mapping[str, str]) -> Plan:
+def _replanned(recipe: Recipe, modes: Mapping[str, str]) -> Plan:
     """The plan with other modes for some levels; refused where a schedule of the recipe's own says otherwise."""
     settings = recipe.settings
-    paths = {schedule_path(settings, name, plan, recipe.schedule): mode for name, mode in modes.items()}
+    paths = {schedule_path(settings, name, recipe.schedule): mode for name, mode in modes.items()}
     made = pipeline.plan(recipe.with_(paths).program)
     for name, mode in modes.items():
         if made.choices[name].mode != mode:
@@ -330,7 +330,8 @@ def _stopped(program: ir.Program, phase: str) -> ir.Expr | None:
     """An expression under `stop` or `warm` that varies with some variable."""
     inside = list(_inside(program.level(phase)))
     fixed = {u.name for u in program.uses} | {p.name for p in program.params}
-    fixed |= {named.name for level in inside for named in (*level.indices, *level.draws)}
+    fixed |= {index.name for level in inside for index in level.indices}
+    fixed |= {draw.name for level in inside for draw in level.draws}
     for expr in (e for level in inside for e in _expressions(level)):
         for part in ir.walk(expr):
             if isinstance(part, ir.Builtin) and part.function in ("stop", "warm") and part.arguments[0].reads - fixed:

@@ -20,12 +20,12 @@ from bilevel.dsl.parse import load, parse, parse_value
 from bilevel.dsl.paths import override
 from bilevel.errors import Diagnostic, Source, Span, fail
 from bilevel.manifest import read_manifest
-from bilevel.registry import Manifest
+from bilevel.registry import Description, Manifest
+from bilevel.version import VERSION
 
 if TYPE_CHECKING:
     from bilevel.plan import Plan
 
-VERSION = "0.1.0"
 ZOO = Path(__file__).parent / "recipes"
 """the packaged recipes"""
 
@@ -38,7 +38,7 @@ def zoo_manifest() -> Manifest:
 
 def merged(manifests: Iterable[Manifest]) -> Manifest:
     """Several manifests as one; a name described twice is B602."""
-    entries = {}
+    entries: dict[str, Description] = {}
     names = []
     for manifest in manifests:
         names.append(manifest.name)

@@ -231,7 +231,7 @@ def _open_folder(run: Run, folder: Path) -> None:
 
 
 def _about(run: Run) -> dict[str, object]:
-    from bilevel.pipeline import VERSION
+    from bilevel.version import VERSION
 
     program = run.program
     return {

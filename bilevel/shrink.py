@@ -13,7 +13,8 @@ from bilevel import ir, pipeline
 from bilevel.dsl import nodes
 from bilevel.dsl.paths import Setting
 from bilevel.errors import RecipeError
-from bilevel.plan import Plan
+from bilevel.modes import Implicit
+from bilevel.plan import Choice, Plan
 from bilevel.recipe import Recipe
 
 COPIES, BATCH, STEPS = 2, 4, (3, 5, 8)
@@ -42,7 +43,7 @@ class _Change:
 def shrink(recipe: Recipe, plan: Plan, draws: bool = True) -> Small:
     """The recipe made small; `draws` False leaves numbers of copies and samples as they are."""
     small = Small(recipe, plan, ())
-    for change in _changes(plan, recipe.settings, draws):
+    for change in _changes(plan, recipe, draws):
         small = next((s for value in change.values if (s := _tried(small, change.path, value))), small)
     return small
 
@@ -65,14 +66,14 @@ def _modes(plan: Plan) -> dict[str, tuple[str, str]]:
     return {name: (choice.mode, choice.exactness) for name, choice in plan.choices.items()}
 
 
-def _changes(plan: Plan, settings: Mapping[str, Setting], draws: bool) -> Iterator[_Change]:
+def _changes(plan: Plan, recipe: Recipe, draws: bool) -> Iterator[_Change]:
     """What may be changed, in the order of the recipe."""
     for level in plan.program.walk_levels():
         if draws:
-            yield from _counts(level, settings)
+            yield from _counts(level, recipe.settings)
         if level.parent is not None and not plan.facts[level.name].iterates:
-            yield from _steps(level, settings)
-        yield from _sharper(level, plan, settings)
+            yield from _steps(level, recipe.settings)
+        yield from _sharper(level, plan, recipe.settings, recipe.schedule)
 
 
 def _counts(level: ir.Level, settings: Mapping[str, Setting]) -> Iterator[_Change]:
@@ -94,7 +95,7 @@ def _steps(level: ir.Level, settings: Mapping[str, Setting]) -> Iterator[_Change
             yield _Change(path, tuple(n for n in few if n < number))
 
 
-def _sharper(level: ir.Level, plan: Plan, settings: Mapping[str, Setting]) -> Iterator[_Change]:
+def _sharper(level: ir.Level, plan: Plan, settings: Mapping[str, Setting], schedule: str | None) -> Iterator[_Change]:
     """Stopping tests and linear systems met to the last digits, where the class rests on them."""
     choice = plan.choices.get(level.name)
     path = f"{level.name}.until.tol"
@@ -103,23 +104,22 @@ def _sharper(level: ir.Level, plan: Plan, settings: Mapping[str, Setting]) -> It
     yield _Change(path, (TOLERANCE,))
     if (cap := _whole(settings, f"{level.name}.cap")) is not None and cap < CAP:
         yield _Change(f"{level.name}.cap", (CAP,))
-    if (mode := _sharp_mode(choice.mode, level, plan)) is not None:
-        yield _Change(schedule_path(settings, level.name, plan), (mode,))
+    if (mode := _sharp_mode(choice)) is not None:
+        yield _Change(schedule_path(settings, level.name, schedule), (mode,))
 
 
-def _sharp_mode(mode: str, level: ir.Level, plan: Plan) -> str | None:
+def _sharp_mode(choice: Choice) -> str | None:
     """`ift` with the same linear solver and a tight tolerance."""
-    adjoint = plan.choices[level.name].adjoint
-    method, scale = getattr(adjoint, "method", None), getattr(adjoint, "scale", None)
-    if not mode.startswith("ift") or method not in ("cg", "gmres", "neumann"):
+    adjoint = choice.adjoint
+    if not isinstance(adjoint, Implicit) or adjoint.method not in ("cg", "gmres", "neumann"):
         return None
-    if method == "neumann":
-        tail = "" if scale is None else f", scale = {scale!r}"
+    if adjoint.method == "neumann":
+        tail = "" if adjoint.scale is None else f", scale = {adjoint.scale!r}"
         return f"ift(linear = neumann(tol = {TOLERANCE!r}{tail}))"
-    return f"ift(linear = {method}(tol = {TOLERANCE!r}))"
+    return f"ift(linear = {adjoint.method}(tol = {TOLERANCE!r}))"
 
 
-def schedule_path(settings: Mapping[str, Setting], level: str, plan: Plan, schedule: str | None = None) -> str:
+def schedule_path(settings: Mapping[str, Setting], level: str, schedule: str | None = None) -> str:
     """The path of the schedule line of a level."""
     named = f"schedule.{schedule}.{level}"
     return named if schedule is not None and named in settings else f"schedule.{level}"

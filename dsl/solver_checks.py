@@ -28,6 +28,7 @@ def check_solvers(program: ir.Program) -> Iterator[Diagnostic]:
             yield from _estimated(level, phase)
         for variable in level.variables:
             yield from _square(variable)
+            yield from _outside(program, variable)
 
 
 def _unfit(message: str, span: Span, why: str, fix: str, related: tuple[Related, ...] = ()) -> Diagnostic:
@@ -108,7 +109,7 @@ def _moved_point(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterato
 
 
 def _searching(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Diagnostic]:
-    """lbfgs takes steps as long as they help, on an objective that stays the same."""
+    """L-BFGS takes steps as long as they help, on an objective that stays the same."""
     if solver.name != "lbfgs":
         return
     message = f"`lbfgs` cannot solve `{level.name}`"
@@ -201,18 +202,54 @@ def _estimated(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
         yield _unfit(message, estimator.span, why, f"remove `with {estimator.span.text}`", related)
 
 
+INFINITE = float("inf")
+INTERVALS = {"positive": (0.0, INFINITE), "nonnegative": (0.0, INFINITE), "simplex": (0.0, INFINITE), "unit": (0.0, 1.0)}
+"""the ends of domains of numbers"""
+
+
+def _outside(program: ir.Program, variable: ir.Variable) -> Iterator[Diagnostic]:
+    """A start that is one number, and not inside the domain; a solver that keeps the domain may start on its edge."""
+    domain, bounds = variable.kept or (variable.domain, variable.domain_arguments)
+    ends = bounds if domain == "between" else INTERVALS.get(domain or "")
+    value = _number(program, variable.start)
+    if ends is None or value is None or ends[0] < value < ends[1] or (variable.kept and value in ends):
+        return
+    assert variable.start is not None
+    on_edge = value in ends
+    why = f"that is {'on the edge of' if on_edge else 'outside'} the domain"
+    why += ", where its free coordinates are infinite" if on_edge else ""
+    middle = f"{(ends[0] + ends[1]) / 2:g}" if ends[1] < INFINITE else "1"
+    message = f"`{variable.name}` in {domain} cannot start from {variable.start.span.text}"
+    yield _unfit(message, variable.start.span, why, f"from {middle}")
+
+
+def _number(program: ir.Program, start: ir.Expr | None) -> float | None:
+    """The value of a start that is a number or a param."""
+    match start:
+        case ir.Constant(value=int() | float() as value):
+            return float(value)
+        case ir.Operate(operator="neg", operands=(inner,)):
+            number = _number(program, inner)
+            return None if number is None else -number
+        case ir.Read(name=name):
+            found = next((p.value for p in program.params if p.name == name), None)
+            return float(found) if isinstance(found, int | float) else None
+        case ir.Builtin(function="warm", arguments=(inner,)):
+            return _number(program, inner)
+    return None
+
+
 def _square(variable: ir.Variable) -> Iterator[Diagnostic]:
     """Domains of matrices and of axes."""
     domain = variable.kept[0] if variable.kept is not None else variable.domain
     type_ = variable.type
-    array = isinstance(type_, Array)
     if domain in ("psd", "orthogonal"):
         square = isinstance(type_, Array) and len(type_.shape) == 2 and type_.shape[0] == type_.shape[1]
         if not square and not isinstance(type_, Unknown):
             why = f"`{domain}` is a domain of square matrices"
             fix = f"{variable.name} : real[n, n] in {domain} from eye(n)"
             yield _unfit(f"`{variable.name}` is {type_}, which cannot be {domain}", variable.span, why, fix)
-    elif domain == "simplex" and array and not type_.shape and type_.ranked:
+    elif domain == "simplex" and isinstance(type_, Array) and type_.ranked and not type_.shape:
         why = "the entries along the last axis of a simplex sum to one"
         fix = f"{variable.name} : real[3] in simplex from 1 / 3"
         yield _unfit(f"`{variable.name}` is one number, which cannot be a simplex", variable.span, why, fix)

@@ -14,7 +14,8 @@ from bilevel import pipeline
 from bilevel.command import main
 from bilevel.errors import RecipeError
 from bilevel.gradcheck import DIFFERENCES, MODES, Gradcheck, format_gradcheck
-from bilevel.program import Program, compile
+from bilevel.program import Program
+from bilevel.program import compile as build
 from bilevel.recipe import parse
 
 SMOOTH = """recipe smooth
@@ -62,7 +63,7 @@ level top {
 
 def checked(text: str, schedule: str = "", **options: Any) -> Gradcheck:
     """A recipe compiled as a user would, in float32."""
-    return compile(parse(f"{text}\nschedule {{ {schedule} }}" if schedule else text)).gradcheck(**options)
+    return build(parse(f"{text}\nschedule {{ {schedule} }}" if schedule else text)).gradcheck(**options)
 
 
 def test_exact_modes_pass() -> None:
@@ -165,10 +166,10 @@ def test_a_wrong_solver_derivative_is_found(monkeypatch: pytest.MonkeyPatch, sch
 
 
 def test_a_slightly_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = checking.build
+    rebuild = checking.build
 
     def off(plan: Any, parts: Any) -> Any:
-        return tuple(phase._replace(hypergradient=_scaled(phase.hypergradient)) for phase in build(plan, parts))
+        return tuple(phase._replace(hypergradient=_scaled(phase.hypergradient)) for phase in rebuild(plan, parts))
 
     monkeypatch.setattr(checking, "build", off)
     result = checked(THREE, against="fd")
@@ -199,13 +200,17 @@ def test_differences_do_not_see_a_stopped_path() -> None:
 
 
 def test_forward_mode_with_very_many_tangents_is_left_out() -> None:
-    text = SMOOTH.replace("real[2] from [0.7, -0.3]", "real[300] from 0.7").replace("real[2]", "real[300]").replace("[2]\n", "[300]\n")
+    text = (
+        SMOOTH.replace("real[2] from [0.7, -0.3]", "real[300] from 0.7")
+        .replace("real[2]", "real[300]")
+        .replace("[2]\n", "[300]\n")
+    )
     result = checked(text, directions=1)
     assert result.ok and any("tangents" in reason for reason in result.skipped)
 
 
 def test_the_program_itself_is_left_as_it_was() -> None:
-    program = compile("maml_sine")
+    program = build("maml_sine")
     before = [p.dtype for p in program.parts.objects["net"].parameters()]
     assert program.gradcheck(directions=1, against="fd").ok
     assert [p.dtype for p in program.parts.objects["net"].parameters()] == before == [torch.float32] * len(before)

@@ -19,7 +19,8 @@ from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Copies, Tree, leafwise, number, plain
 from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.random import fold
-from bilevel.backends.torch_func.sampling import draw, draw_epoch, draw_normal, draw_uniform
+from bilevel.backends.torch_func.sampling import draw as take
+from bilevel.backends.torch_func.sampling import draw_epoch, draw_normal, draw_uniform
 from bilevel.dsl.types import Array
 from bilevel.dsl.types import Tree as TreeType
 
@@ -45,10 +46,8 @@ def distribution(source: ir.Builtin, key: Tensor, scope: Scope, like: Tree, shap
 
 def step_scope(scope: Scope, level: ir.Level, level_key: Tensor, step: int, word: str | None = None) -> Scope:
     """The scope of one step of a level: its counter and its draws; `word` stands for draws that are made once."""
-    duration, key = level.phases[0].duration, fold(level_key, step if word is None else word)
-    if isinstance(duration, ir.Steps) and duration.counter is not None:
-        first = evaluate(duration.first, scope) if duration.first is not None else 1
-        scope = scope.having({duration.counter: first + step})
+    key = fold(level_key, step if word is None else word)
+    scope = scope.having(_counter(level, step, scope))
     for index in level.indices:
         scope = scope.having({index.name: _index(index, level, key, scope)})
     for one in level.draws:
@@ -57,6 +56,25 @@ def step_scope(scope: Scope, level: ir.Level, level_key: Tensor, step: int, word
         else:
             scope = scope.having({one.name: _draw(one, level, key, scope)})
     return scope
+
+
+def _counter(level: ir.Level, step: int, scope: Scope) -> dict[str, int]:
+    """The number that the recipe has for a step, or for the pass over the data that the step is in."""
+    duration = level.phases[0].duration if level.phases else None
+    if not isinstance(duration, ir.Steps) or duration.counter is None:
+        return {}
+    first = evaluate(duration.first, scope) if duration.first is not None else 1
+    return {duration.counter: first + (step // batches(level, scope) if duration.unit == "epochs" else step)}
+
+
+def batches(level: ir.Level, scope: Scope) -> int:
+    """The batches of one pass over the finite source that the level draws from."""
+    for draw in level.draws:
+        if isinstance(draw.source, ir.Sample) and draw.source.count is not None:
+            source = evaluate(draw.source.source, scope)
+            if isinstance(source, tuple):
+                return len(source[0]) // int(evaluate(draw.source.count, scope))
+    raise Unsupported("epochs without a finite source")
 
 
 def _index(index: ir.Index, level: ir.Level, key: Tensor, scope: Scope) -> Copies:
@@ -119,7 +137,7 @@ def _sample(source: ir.Expr, shape: tuple[int, ...], key: Tensor, scope: Scope) 
         if source.function not in DISTRIBUTIONS:
             raise Unsupported(f"samples of {source.function}")
         return distribution(source, key, scope, NOTHING, shape)
-    return draw(evaluate(source, scope), shape[0], key)
+    return take(evaluate(source, scope), shape[0], key)
 
 
 # ---- starts --------------------------------------------------------------------------------------------------

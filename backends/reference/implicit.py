@@ -9,14 +9,14 @@ from torch import Tensor
 
 from bilevel.backends.reference.scope import Scope
 from bilevel.backends.reference.support import Unsupported
-from bilevel.backends.reference.trees import Tree, flat, node, unflat
+from bilevel.backends.reference.trees import Tree, filled, flat, node, unflat
 from bilevel.dsl.types import Array, Type
 
 
 def jacobian(row: Tensor, at: Tensor) -> Tensor:
     """The derivative of every entry of `row` in every entry of the node `at`, entry by entry; differentiable."""
     found = [torch.autograd.grad(entry, at, create_graph=True, allow_unused=True)[0] for entry in row]
-    return torch.stack([torch.zeros_like(at) if d is None else d for d in found])
+    return torch.stack([filled(d, at) for d in found])
 
 
 def newton(residual: Callable[[Tree], Tree], x: Tree) -> Tree:

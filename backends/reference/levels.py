@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from bilevel import ir
 from bilevel.backends.reference.domains import to_free, to_value
-from bilevel.backends.reference.drawing import start, step_scope
+from bilevel.backends.reference.drawing import batches, start, step_scope
 from bilevel.backends.reference.expressions import evaluate
 from bilevel.backends.reference.implicit import newton, zeros_of
 from bilevel.backends.reference.rules import Rule, rule_of
@@ -115,9 +116,14 @@ def _solution(level: ir.Level, walks: Any) -> dict[str, Any]:
     """Solution and iterates of a level by name, in their own coordinates, for all copies."""
     found: dict[str, Any] = {}
     for v in level.variables:
-        found[v.name] = each_copy(walks, lambda walk, v=v: _value(v, walk.states[-1]))
-        found[f"@{v.name}"] = each_copy(walks, lambda walk, v=v: [_value(v, state) for state in walk.states])
+        path = each_copy(walks, partial(_path, v))
+        found |= {v.name: each_copy(path, lambda iterates: iterates[-1]), f"@{v.name}": path}
     return found
+
+
+def _path(variable: ir.Variable, walk: Walk) -> list[Tree]:
+    """The iterates of one variable of one copy."""
+    return [_value(variable, state) for state in walk.states]
 
 
 def _value(variable: ir.Variable, state: State) -> Tree:
@@ -146,7 +152,8 @@ def solve(scope: Scope, level: ir.Level, key: Tensor, rule: Rule, begin: State |
     if rule.kind == "closed":
         return _closed(scope, level, key)
     state = begin if begin is not None and _is_warm(level) else _first(scope, level, key)
-    states, gradients = [state], []
+    states: list[State] = [state]
+    gradients: list[Iterate] = []
     for step in range(count_steps(level, scope)):
         inside = step_scope(scope, level, key, step)
         found, after = one_step(inside, level, state, fold(key, step))
@@ -227,18 +234,8 @@ def count_steps(level: ir.Level, scope: Scope) -> int:
         raise Unsupported("levels without a duration")
     count = int(evaluate(duration.count, scope))
     if duration.first is not None:
-        return count - int(evaluate(duration.first, scope)) + 1
-    return count * _batches(level, scope) if duration.unit == "epochs" else count
-
-
-def _batches(level: ir.Level, scope: Scope) -> int:
-    """The batches of one pass over the finite source that the level draws from."""
-    for draw in level.draws:
-        if isinstance(draw.source, ir.Sample) and draw.source.count is not None:
-            source = evaluate(draw.source.source, scope)
-            if isinstance(source, tuple):
-                return len(source[0]) // int(evaluate(draw.source.count, scope))
-    raise Unsupported("epochs without a finite source")
+        count = count - int(evaluate(duration.first, scope)) + 1
+    return count * batches(level, scope) if duration.unit == "epochs" else count
 
 
 def _has_arrived(level: ir.Level, found: Iterate, scope: Scope) -> bool:

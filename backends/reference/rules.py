@@ -46,8 +46,9 @@ def read_rule(choice: Choice) -> Rule:
                 raise Unsupported("rmd.update")
             return Rule("steps", _number(options, "order") == 1, _number(options, "window"))
         case "ift":
-            if re.search(r"\b(batch|through|sign|terms)\b", options) and not re.search(r"tol", options):
-                raise Unsupported("ift with options")
+            cut_short = re.search(r"\b(terms|steps)\b", options) and "tol" not in options
+            if cut_short or re.search(r"\b(batch|through|sign|nystrom)\b", options):
+                raise Unsupported("ift that is no exact solve of the level's own equation")
             return Rule("implicit")
         case "closed_form":
             return Rule("closed")

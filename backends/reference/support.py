@@ -29,6 +29,7 @@ class Support:
 
 YES = Support("yes")
 LATER = Support("notyet", "the emitted code has none yet, so there is nothing to hold against it")
+ELSEWHERE = Support("notimpl", "nobody has written it again; the product's own tests hold it against closed forms")
 
 
 def _all(names: str, support: Support) -> dict[str, Support]:
@@ -37,7 +38,7 @@ def _all(names: str, support: Support) -> dict[str, Support]:
 
 SOLVERS: dict[str, Support] = {
     **_all("sgd adam adamw rmsprop closed_form next", YES),
-    **_all("mirror pgd exponentiated frank_wolfe lbfgs", LATER),
+    **_all("mirror pgd exponentiated frank_wolfe lbfgs", ELSEWHERE),
     **_all(
         "cmaes pbt random", Support("never", "nothing is differentiated: values are compared with the solver's own")
     ),
@@ -50,22 +51,33 @@ MODES: dict[str, Support] = {
 }
 OPTIONS: dict[str, Support] = {
     **_all("rmd.order rmd.window rmd.checkpoint rmd.store ift.linear", YES),
-    **_all("rmd.update", LATER),
-    **_all("ift.batch ift.through ift.sign", LATER),
+    **_all("rmd.update", ELSEWHERE),
+    **_all("ift.batch ift.through ift.sign", ELSEWHERE),
     **_all("ift.linear.terms", Support("never", "a series cut short is no exact solve: its tests have a closed form")),
 }
 DOMAINS: dict[str, Support] = {
     **_all("positive nonnegative unit between", YES),
-    **_all("simplex psd orthogonal", LATER),
+    **_all("simplex psd orthogonal", ELSEWHERE),
 }
-REDUCERS: dict[str, Support] = {**_all("mean sum max min worst", YES), **_all("pcgrad", LATER)}
+REDUCERS: dict[str, Support] = {**_all("mean sum max min worst", YES), **_all("pcgrad", ELSEWHERE)}
 FUNCTIONS: dict[str, Support] = {
     **_all("mean sum max min exp log sqrt abs tanh cos relu softplus sigmoid softmax logsoftmax sign clip stop", YES),
     **_all("logsumexp ce bce mse l1 kl cw accuracy onehot dot outer quad inv trace det eye arange concat", YES),
     **_all("transpose sqdist outer_sum reshape sqnorm norm1 init normal uniform warm", YES),
-    **_all("eig min_eig max_eig identity_gap identity without pair", LATER),
+    **_all("min_eig max_eig identity_gap without", ELSEWHERE),
+    **_all("eig identity pair", LATER),
+}
+CONSTRUCTS: dict[str, Support] = {
+    "then": ELSEWHERE,
+    "with": ELSEWHERE,
+    "learned solvers": ELSEWHERE,
+    "indices over lists": ELSEWHERE,
+    "until plateau": ELSEWHERE,
+    "until below": ELSEWHERE,
+    "until stationary": YES,
 }
 SUPPORTED: dict[str, dict[str, Support]] = {
+    "constructs": CONSTRUCTS,
     "solvers": SOLVERS,
     "modes": MODES,
     "options": OPTIONS,
@@ -86,14 +98,24 @@ def reasons(plan: Plan) -> list[str]:
 
 def _of_level(level: ir.Level) -> list[str]:
     found = [line for v in level.variables if v.domain is not None for line in _unless(DOMAINS, v.domain)]
-    found += [line for p in level.phases for s in p.solvers for line in _unless(SOLVERS, s.name)]
-    found += ["then: notimpl, one solver follows another"] * (len(level.phases) > 1)
+    found += [line for p in level.phases for s in p.solvers if s.learned is None for line in _unless(SOLVERS, s.name)]
+    found += [line for name in _constructs(level) for line in _unless(CONSTRUCTS, name)]
     for expr in _expressions(level):
         for part in ir.walk(expr):
             if isinstance(part, ir.Builtin):
                 found += _unless(FUNCTIONS, part.function)
             if isinstance(part, ir.Reduced):
                 found += _unless(REDUCERS, part.kind)
+    return found
+
+
+def _constructs(level: ir.Level) -> list[str]:
+    """What a level has besides expressions."""
+    found = ["then"] * (len(level.phases) > 1) + ["indices over lists"] * any(not i.drawn for i in level.indices)
+    for phase in level.phases:
+        found += ["with"] * (phase.estimator is not None)
+        found += ["learned solvers"] * any(s.learned is not None for s in phase.solvers)
+        found += [f"until {phase.duration.test}"] if isinstance(phase.duration, ir.Until) else []
     return found
 
 

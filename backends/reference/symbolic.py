@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-import mpmath
+import mpmath  # type: ignore[import-untyped]
 import sympy
 
 from bilevel import ir

@@ -91,8 +91,12 @@ def derivative(value: Tensor, tree: Tree, graph: bool = True) -> Tree:
     if not value.requires_grad:
         return leafwise(torch.zeros_like, tree)
     found = torch.autograd.grad(value, inputs, create_graph=graph, retain_graph=True, allow_unused=True)
-    filled = [torch.zeros_like(i) if d is None else d for i, d in zip(inputs, found, strict=True)]
-    return rebuilt(tree, filled)
+    return rebuilt(tree, [filled(d, i) for i, d in zip(inputs, found, strict=True)])
+
+
+def filled(found: Tensor | None, like: Tensor) -> Tensor:
+    """A derivative, zero where there is none (which torch's annotations do not say)."""
+    return torch.zeros_like(like) if found is None else found
 
 
 def flat(tree: Tree) -> Tensor:

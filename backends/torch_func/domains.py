@@ -106,7 +106,7 @@ def rotation_log(value: Tensor, halvings: int = 5) -> Tensor:
     root = value
     for _ in range(halvings):
         other = unit_matrix
-        for _ in range(10):
+        for _ in range(16):
             root, other = 0.5 * (root + torch.linalg.inv(other)), 0.5 * (other + torch.linalg.inv(root))
     ratio = torch.linalg.solve(root + unit_matrix, root - unit_matrix)
     square = ratio @ ratio

@@ -68,7 +68,7 @@ def emit(plan: Plan, version: str) -> str:
 def _writer(plan: Plan) -> Writer:
     program = plan.program
     constants = frozenset({u.name for u in program.uses} | {p.name for p in program.params})
-    operations = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach", "begun", "losses")
+    operations: tuple[str, ...] = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach", "begun", "losses")
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}

@@ -200,7 +200,7 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     if _is_attached(coder, level):
         body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))
         solver = f"lambda product, right: {solver_call(adjoint, 'product', 'right', len(level.batched))}"
-        body.append(Assign("solved, residual", f"attached({solver}, product, held, {cotangent})"))
+        body.append(Assign("solved, residual", f"attached({solver}, product, held, {cotangent}, {len(level.batched)})"))
     else:
         body.append(Assign("solved, residual", solver_call(adjoint, "product", cotangent, len(level.batched))))
     through = [t for t in names if t in coder.known[_system(coder, level)]]
@@ -253,7 +253,7 @@ def _attach(coder: Coder, level: ir.Level) -> Function:
     body: list[Statement] = [
         Assign("fixed", f"stop({packed})"),
         Assign("product", straight),
-        Assign("correction, _", solver_call(adjoint, "product", slope, len(level.batched))),
+        Assign("correction", f"newton(product, {slope}, {len(level.batched)})"),
         Return("subtract(fixed, subtract(correction, stop(correction)))"),
     ]
     parameters = [p for p in coder.known[f"{level.name}_slope"] if p != packed]

@@ -197,17 +197,30 @@ def nystrom(product: Product, b: Tree, depth: int, rank: int, damping: float) ->
     return v, relative_residual(product, v, b, depth)
 
 
-def attached(solve: Callable[[Product, Tree], tuple[Tree, Tensor]], product: Product, held: Product, b: Tree) -> tuple[Tree, Tensor]:
+def attached(
+    solve: Callable[[Product, Tree], tuple[Tree, Tensor]], product: Product, held: Product, b: Tree, depth: int
+) -> tuple[Tree, Tensor]:
     """The solution of product(v) = b with the derivative of a solution, where solving itself has none.
 
     `held` is the same product with nothing to differentiate. v = v0 - (s - stop(s)) with s = held^-1 (product(v0) - b):
-    the value is v0, the first derivative that of the implicit function. Cost: two solves.
+    the value is v0, the first derivative that of the implicit function. Cost: a solve and a dense one.
     """
     still = tree_map(lambda a: a.detach(), b)
     v, residual = solve(held, still)
     v = tree_map(lambda a: a.detach(), v)
-    correction, _ = solve(held, subtract(product(v), b))
+    correction = newton(held, subtract(product(v), b), depth)
     return tree_map(lambda a, s: a - (s - s.detach()), v, correction), residual
+
+
+def newton(held: Product, slope: Tree, depth: int) -> Tree:
+    """held^-1 slope, linear in the slope: the derivative of a solution where the slope is zero up to rounding.
+
+    An iteration would stop at once, or follow rounding errors, and lose the derivative that the slope carries.
+    Cost: m products and m^3 work. A singular system is solved where it is consistent.
+    """
+    matrix = dense(held, tree_map(lambda a: a.detach(), slope), depth)
+    solved = torch.linalg.pinv(matrix) @ flat(slope, depth)[..., None]
+    return unflat(solved[..., 0], slope, depth)
 
 
 def stationary_point(gradient: Callable[[Tree], Tree], like: Tree, depth: int, name: str) -> Tree:

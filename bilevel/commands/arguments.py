@@ -57,7 +57,7 @@ def read_arguments(words: Sequence[str]) -> tuple[Run, argparse.Namespace]:
     verb = next((word for word in words if not word.startswith("-")), "")
     before = list(words[: words.index(verb)] if verb else words)
     if "--version" in before or verb == "version":
-        from bilevel.pipeline import VERSION
+        from bilevel.version import VERSION
 
         raise Help(f"bilevel {VERSION}\n")
     if not verb or verb == "help" or {"-h", "--help"} & set(before):

@@ -91,6 +91,7 @@ def _show(run: Run, seconds: float, console: Console) -> None:
     if console.json:
         console.document(document(run, seconds, shown))
         return
+    console.diagnostics(run.warnings)
     _print(shown, console)
     if run.folder is not None:
         name = run.program.recipe.name

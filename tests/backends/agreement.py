@@ -97,5 +97,10 @@ def _solver_state(solver: ir.Solver, state: Any, place: int | None, x: Tensor) -
     if isinstance(state, tuple) and not state:
         return torch.zeros_like(x)
     if solver.name in ("adam", "adamw"):
-        return tuple(moment if place is None else moment[place] for moment in state)
-    return state if place is None else state[place]
+        return tuple(_share(moment, place) for moment in state)
+    return _share(state, place)
+
+
+def _share(kept: Any, place: int | None) -> Any:
+    """What is kept for one of several variables; for one variable it may stand alone."""
+    return kept[place] if place is not None and isinstance(kept, tuple | list) else kept

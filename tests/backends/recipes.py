@@ -159,6 +159,23 @@ level after {
 }""",
 )
 
+_add(
+    "one_number_drawn",
+    """
+level top {
+  x : real from 0.7
+  n ~ normal(0, 1)
+  level fit {
+    w : real from x
+    e ~ normal(0, 1)
+    minimize (w - x)^2 + e * w
+    by sgd(lr = 0.1) for 3 steps
+  }
+  minimize (w - n)^2
+  by sgd(lr = 0.1) for 2 steps
+}""",
+)
+
 # ---- biased modes, levels in levels --------------------------------------------------------------------------
 
 _add(
@@ -249,7 +266,7 @@ _add(
     RECIPES["stationary_in_steps"]
     .partition("\n")[2]
     .partition("\nschedule")[0]
-    .replace("for 3 steps", "until stationary(1e-12) within 900 steps"),
+    .replace("sgd(lr = 0.1) for 3 steps", "sgd(lr = 0.4) until stationary(1e-12) within 900 steps"),
     "low : ift(linear = exact) middle : ift(linear = exact)",
 )
 FOUR = """
@@ -381,19 +398,6 @@ level top {
     by sgd(lr = 0.1 / sqrt(k)) for k in 1..3 steps
   }
   minimize w^2
-  by sgd(lr = 0.1) for 2 steps
-}""",
-    "one_number_drawn": """recipe one_number_drawn
-level top {
-  x : real from 0.7
-  n ~ normal(0, 1)
-  level fit {
-    w : real from x
-    e ~ normal(0, 1)
-    minimize (w - x)^2 + e * w
-    by sgd(lr = 0.1) for 3 steps
-  }
-  minimize (w - n)^2
   by sgd(lr = 0.1) for 2 steps
 }""",
     "spread_of_a_copy": """recipe spread_of_a_copy

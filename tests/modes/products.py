@@ -179,6 +179,7 @@ COUNTER = Structure(
     counted,
     {"r": R, "m": M, "x": 0.3},
     parts=MATRICES,
+    rate="r / k * 3",
 )
 
 
