@@ -48,7 +48,7 @@ class LevelFacts:
     elsewhere: tuple[str, ...] = ()
     """targets that reach the objective of the level around on another path as well"""
     start_alone: bool = False
-    """of the iterates only the first is read"""
+    """of the iterates only the start is read, which every mode has: it is computed once more"""
 
     def entering(self, *through: Entrance) -> tuple[str, ...]:
         """The targets that enter through any of these places, in order."""
@@ -82,8 +82,8 @@ def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, L
         symmetric=not level.levels and all(p.estimator is None for p in level.phases),
         scalar=level.objective is not None and all(p.estimator is None for p in level.phases),
         linear=all(_is_linear(s) for p in level.phases for s in p.solvers),
-        iterates=around is not None and bool(_iterates_read(level, around)),
-        start_alone=around is not None and all(_is_zero(e.at) for e in _iterates_read(level, around)),
+        iterates=around is not None and not all(_is_zero(e.at) for e in _iterates_read(level, around)),
+        start_alone=around is not None and _reads_start_alone(_iterates_read(level, around)),
         unread=around is not None and not _is_read(level, around),
         elsewhere=tuple(t for t in targets if around is not None and t in _other_paths(level, around)),
     )
@@ -186,6 +186,10 @@ def _iterates_read(level: ir.Level, around: ir.Level) -> list[ir.IterateOf]:
     """The iterates of a level that the level around reads."""
     every = [*readers(around), *(r.value for r in around.reports)]
     return [p for e in every for p in ir.walk(e) if isinstance(p, ir.IterateOf) and p.name in level.names]
+
+
+def _reads_start_alone(found: list[ir.IterateOf]) -> bool:
+    return bool(found) and all(_is_zero(e.at) for e in found)
 
 
 def _is_zero(at: ir.Expr) -> bool:

@@ -18,6 +18,7 @@ from bilevel.dsl.check import check_program, lint
 from bilevel.dsl.flatten import flatten, folder_finder
 from bilevel.dsl.parse import load, parse, parse_value
 from bilevel.dsl.paths import override
+from bilevel.dsl.phases import split_phases
 from bilevel.errors import Diagnostic, Source, Span, fail
 from bilevel.manifest import read_manifest
 from bilevel.registry import Description, Manifest
@@ -115,13 +116,13 @@ class Options:
 
 def check(recipe: nodes.Recipe, options: Options, folder: Path | None = None) -> ir.Program:
     """The checked program of a recipe; raises RecipeError with all its errors."""
-    full = changed(flat(recipe, folder), options.changes)
+    full = split_phases(changed(flat(recipe, folder), options.changes))
     return check_program(full, merged([zoo_manifest(), *options.manifests]), options.schedule)
 
 
 def problems(recipe: nodes.Recipe, options: Options, folder: Path | None = None) -> list[Diagnostic]:
     """Errors and warnings of a recipe, in the order of the text."""
-    full = changed(flat(recipe, folder), options.changes)
+    full = split_phases(changed(flat(recipe, folder), options.changes))
     return lint(full, merged([zoo_manifest(), *options.manifests]), options.schedule)
 
 

@@ -6,6 +6,8 @@ Takes a checked program and its facts; gives a `Plan` or refuses with B404-B413,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import networkx as nx
 
 from bilevel import ir
@@ -13,10 +15,10 @@ from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import RecipeError, Span
 from bilevel.facts import Facts, LevelFacts, derive_facts
 from bilevel.kinds import is_searched, kind, line_searches
-from bilevel.modes import MODES, ClosedForm, Evolve, Forward, ForwardMode, ImplicitMode, Leap, Mode, Reverse
+from bilevel.modes import MODES, ClosedForm, Evolve, Forward, ForwardMode, Implicit, ImplicitMode, Leap, Mode, Reverse
 from bilevel.modes.options import checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
 from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
-from bilevel.refusals import no_effect, refused
+from bilevel.refusals import inside_next, no_effect, refused, too_deep
 from bilevel.support import unsupported
 
 
@@ -27,7 +29,28 @@ def plan_program(program: ir.Program) -> Plan:
     if problems:
         raise RecipeError(problems)
     choices = {level.name: choose(program, level, facts[level.name]) for level in program.walk_levels() if level.parent}
+    _check_nesting(program, choices)
     return Plan(program, facts, choices, _graph(program, facts, choices), _replaced(program))
+
+
+def _check_nesting(program: ir.Program, choices: dict[str, Choice]) -> None:
+    """The solution of an `ift` level is a function of what it reads to first order: one differentiated level around."""
+    for level in program.walk_levels():
+        around = list(_around(program, level))
+        differentiated = [a for a in around if a.parent is not None and choices[a.name].adjoint is not None]
+        if level.parent is None:
+            continue
+        if isinstance(choices[level.name].adjoint, Implicit) and len(differentiated) > 1:
+            raise too_deep(level, differentiated)
+        if around and kind(around[0]) in ("next", "fixed point") and choices[level.name].exactness not in ("exact", "-"):
+            raise inside_next(level, around[0], choices[level.name])
+
+
+def _around(program: ir.Program, level: ir.Level) -> Iterator[ir.Level]:
+    """The levels around a level, innermost first."""
+    while level.parent is not None:
+        level = program.level(level.parent)
+        yield level
 
 
 def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:

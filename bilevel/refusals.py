@@ -11,6 +11,7 @@ from dataclasses import replace
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.walk import name_span, walk
+from bilevel.plan import Choice
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import LevelFacts, readers
 from bilevel.modes import Mode, Verdict
@@ -137,3 +138,34 @@ def no_effect(level: ir.Level, entry: ir.Entry) -> RecipeError:
     why = f"the solution of `{level.name}` reaches no objective un-stopped, so nothing is differentiated"
     message = f"nothing differentiates `{level.name}`, so this line has no effect"
     return RecipeError([Diagnostic("B508", message, entry.span, why=why, fix="remove the line")])
+
+
+def too_deep(level: ir.Level, around: list[ir.Level]) -> RecipeError:
+    """B511: implicit differentiation under two differentiated levels."""
+    names = " and ".join(f"`{a.name}`" for a in around)
+    return RecipeError(
+        [
+            Diagnostic(
+                "B511",
+                f"`{level.name}` cannot be differentiated by `ift` inside {names}",
+                level.phases[-1].span,
+                why="the levels around it need second derivatives of its solution, and `ift` gives first ones only",
+                fix=f"by ... for N steps in `{level.name}` (rmd has derivatives of every order), or by closed_form",
+            )
+        ]
+    )
+
+
+def inside_next(level: ir.Level, around: ir.Level, choice: Choice) -> RecipeError:
+    """B512: a mode that is not exact for a level whose derivative is taken with the step around it."""
+    return RecipeError(
+        [
+            Diagnostic(
+                "B512",
+                f"`{choice.mode}` cannot be used inside `{around.name}`, which moves by `next`",
+                choice.at if choice.at is not None else level.span,
+                why=f"`{level.name}` is differentiated together with the step around it, exactly",
+                fix=f"remove the line, or name a mode for `{around.name}`",
+            )
+        ]
+    )

@@ -31,6 +31,7 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
         for expr in _expressions(level):
             yield from _expression(expr)
         yield from _conflicts(level)
+        yield from _starts_read(level, facts)
     for entry in program.schedule:
         yield from _schedule(entry)
 
@@ -71,6 +72,8 @@ def _indices(level: ir.Level) -> Iterator[Diagnostic]:
 def _draws(level: ir.Level) -> Iterator[Diagnostic]:
     inside = {n for inner in level.levels for n in inner.names}
     for draw in level.draws:
+        if isinstance(draw.source, ir.Builtin) and any(a.axes for a in draw.source.arguments):
+            yield _missing("a distribution whose arguments differ by copy", draw.span, "mean + deviation * e with e ~ normal(0, 1)")
         if draw.source.reads & inside:
             yield _missing("a draw that uses the solution of a level inside", draw.span)
         if not isinstance(draw.source, ir.Sample | ir.Builtin):
@@ -81,7 +84,7 @@ def _draws(level: ir.Level) -> Iterator[Diagnostic]:
 
 def _solvers(level: ir.Level) -> Iterator[Diagnostic]:
     if len(level.phases) > 1:
-        yield _missing("`then`", level.phases[1].span)
+        yield _missing("`then` in an inner level", level.phases[1].span)
     for phase in level.phases[:1]:
         yield from _phase(level, phase)
 
@@ -121,8 +124,6 @@ def _simple(argument: ir.Expr) -> bool:
 def _until(duration: ir.Until) -> Iterator[Diagnostic]:
     if duration.test != "stationary":
         yield _missing(f"`until {duration.test}`", duration.span, "until stationary(tol) within N steps")
-    if "batch" in duration.arguments:
-        yield _missing("a batch of its own for the test", duration.arguments["batch"].span)
     if duration.unit != "steps":
         yield _missing(f"`until` counted in {duration.unit}", duration.span, "within N steps")
 
@@ -170,6 +171,14 @@ def _conflicts(level: ir.Level) -> Iterator[Diagnostic]:
         if isinstance(expr, ir.Reduced) and expr.kind == "pcgrad":
             if expr is not value or level.parent is not None or len(expr.binders) != 1 or expr.binders[0].source:
                 yield _missing("`pcgrad` in this place", expr.span, "the whole objective of an outermost level")
+
+
+def _starts_read(level: ir.Level, facts: Facts) -> Iterator[Diagnostic]:
+    """`phi@0` where the start is no plain expression of what is at hand."""
+    warm = any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
+    partly = len(level.variables) > 1 and facts[level.name].entering("start")
+    if facts[level.name].start_alone and (warm or partly or (level.lists and facts[level.name].entering("start"))):
+        yield _missing(f"`{level.names[0]}@0` of this level", level.span, "rmd and an iterate besides the start")
 
 
 def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:

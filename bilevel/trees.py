@@ -74,7 +74,9 @@ def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
 def _applied(learned: ir.Item) -> ir.Expr:
     """`opt[psi]` as if it were called: a learned solver needs its parameters as any network does."""
     read = learned.base
-    return ir.Apply(span=learned.span, type=learned.type, network=read, parameters=learned.items, input=read, single=False)
+    return ir.Apply(
+        span=learned.span, type=learned.type, network=read, parameters=learned.items, input=read, single=False
+    )
 
 
 # ---- B304 ----------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def _searching(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[
     elif len(phase.solvers) > 1:
         yield _unfit(message, phase.span, "one line search moves all variables of a level together", fix)
     elif level.draws or level.indices:
-        drawn = (*level.draws, *level.indices)[0]
+        drawn: ir.Draw | ir.Index = level.draws[0] if level.draws else level.indices[0]
         why = "a line search compares values, which must be those of one objective"
         fix = f"draw `{drawn.name}` one level up, or by sgd(lr = 0.01)"
         yield _unfit(message, solver.span, why, fix, (Related(drawn.span, "another objective in every step"),))
@@ -167,7 +167,9 @@ def _matrix(level: ir.Level, solver: ir.Solver) -> Iterator[Diagnostic]:
     why = "a diagonal has the variable's shape, a matrix one row and column for each of its numbers"
     related = (Related(moved.span, str(moved.type)),)
     fix = f"M : {moved.type} in positive from 1"
-    yield _unfit(f"`{matrix.span.text}` is {matrix.type}, and `{moved.name}` is {moved.type}", matrix.span, why, fix, related)
+    yield _unfit(
+        f"`{matrix.span.text}` is {matrix.type}, and `{moved.name}` is {moved.type}", matrix.span, why, fix, related
+    )
 
 
 def _fits(matrix: object, moved: object) -> bool:
@@ -189,7 +191,9 @@ def _estimated(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     if estimator is None:
         return
     message = f"`with {estimator.name}` cannot stand in `{level.name}`"
-    wanted = next((s for s in phase.solvers if _known(s) and s.learned is None and SOLVERS[s.name].needs != "gradient"), None)
+    wanted = next(
+        (s for s in phase.solvers if _known(s) and s.learned is None and SOLVERS[s.name].needs != "gradient"), None
+    )
     if wanted is not None:
         why = f"`{wanted.name}` takes no gradient, so there is none to estimate"
         yield _unfit(message, estimator.span, why, f"remove `with {estimator.span.text}`")
@@ -203,7 +207,12 @@ def _estimated(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
 
 
 INFINITE = float("inf")
-INTERVALS = {"positive": (0.0, INFINITE), "nonnegative": (0.0, INFINITE), "simplex": (0.0, INFINITE), "unit": (0.0, 1.0)}
+INTERVALS = {
+    "positive": (0.0, INFINITE),
+    "nonnegative": (0.0, INFINITE),
+    "simplex": (0.0, INFINITE),
+    "unit": (0.0, 1.0),
+}
 """the ends of domains of numbers"""
 
 

@@ -51,13 +51,35 @@ def pullback_function(coder: Coder, step: Step) -> Function:
             body += _substituted(coder, level, names, cotangent)
         case Tangents():
             wanted = f"({', '.join(names)},)"
+            if coder.plan.facts[level.name].iterates:
+                body = _contract_all(coder, level, names, wanted)
+                return coder.function(
+                    f"{level.name}_pullback", _parameters(coder, level, names), _doc(coder, level, names), body, step.span
+                )
             body.append(Return(f"contract(states[-1][2][0], {cotangent}, {wanted}){'[0]' * (len(names) == 1)}"))
         case Unroll():
             body += _unrolled(coder, level, adjoint, names)
             body.append(Return(", ".join(f"d_{t}" for t in names)))
-    title = _title(adjoint)
-    doc = f"Cotangents of {', '.join(names)} from those of what {level.name} solves for; {title}."
+    doc = _doc(coder, level, names)
     return coder.function(f"{level.name}_pullback", _parameters(coder, level, names), doc, body, step.span)
+
+
+def _doc(coder: Coder, level: ir.Level, names: list[str]) -> str:
+    title = _title(coder.plan.choices[level.name].adjoint)
+    return f"Cotangents of {', '.join(names)} from those of what {level.name} solves for; {title}."
+
+
+def _contract_all(coder: Coder, level: ir.Level, names: list[str], wanted: str) -> list[Statement]:
+    """Products of the cotangents of all iterates with their tangents."""
+    own_names = own(coder, level)
+    values = [coder.writer.name(n) for n in level.names]
+    loop: list[Statement] = [Assign(f"d_{v}", f"d_{v}_at[step]") for v in values]
+    loop += _to_free(coder, level, "states[step][0]")
+    packed = pack([f"d_{n}" for n in own_names])
+    loop.append(Assign("more", f"contract(states[step][2][0], {packed}, {wanted})"))
+    loop += [Assign(f"d_{t}", f"add(d_{t}, more[{place}])") for place, t in enumerate(names)]
+    zero: list[Statement] = [Assign(f"d_{t}", f"zeros({t})") for t in names]
+    return [*zero, Loop("step", "range(len(states))", tuple(loop)), Return(", ".join(f"d_{t}" for t in names))]
 
 
 def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) -> list[Statement]:

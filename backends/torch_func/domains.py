@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from bilevel.backends.torch_func.functions import softplus_of
 from bilevel.backends.torch_func.tree import Tree, tree_map
 
 
@@ -25,7 +26,7 @@ def positive_free(value: Tree) -> Tree:
 
 def nonnegative(free: Tree) -> Tree:
     """softplus(free), 0 or above."""
-    return tree_map(torch.nn.functional.softplus, free)
+    return tree_map(softplus_of, free)
 
 
 def nonnegative_free(value: Tree) -> Tree:
@@ -87,7 +88,8 @@ def psd_free(value: Tensor) -> Tensor:
 def orthogonal(free: Tensor) -> Tensor:
     """exp(S) with S skew, a rotation: real[..., n, n] from real[..., n (n - 1) / 2]."""
     lower = from_triangle(free, triangle_size(free.shape[-1], -1), -1)
-    return torch.linalg.matrix_exp(lower - lower.transpose(-2, -1))
+    turn: Tensor = torch.linalg.matrix_exp(lower - lower.transpose(-2, -1))
+    return turn
 
 
 def orthogonal_free(value: Tensor) -> Tensor:
@@ -113,7 +115,8 @@ def rotation_log(value: Tensor, halvings: int = 5) -> Tensor:
     series = unit_matrix / 15.0
     for order in (13, 11, 9, 7, 5, 3, 1):
         series = unit_matrix / order + square @ series
-    return 2.0 ** (halvings + 1) * (ratio @ series)
+    log: Tensor = 2.0 ** (halvings + 1) * (ratio @ series)
+    return log
 
 
 def triangle_size(count: int, step: int) -> int:

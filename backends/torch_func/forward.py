@@ -280,6 +280,11 @@ def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
     body: list[Statement] = [*begin(coder, level, x), Assign("tangents", "()"), If("keep", first)]
     body += keys(coder, level, steps)
     loop = (*step_body(coder, level), If("keep", carried), *_move(coder, level, x))
+    if coder.plan.facts[level.name].iterates:
+        body.append(Assign("states", f"[({x}, solver, tangents)]"))
+        loop = (*loop, Assign("", f"states.append(({x}, solver, tangents))"))
+        body += [Loop("step", f"range({steps})", loop), Return("states")]
+        return _function(coder, level, step, body, "all, each with its tangents")
     body += [Loop("step", f"range({steps})", loop), Return(f"[({x}, solver, tangents)]")]
     return _function(coder, level, step, body, "the last with its tangents")
 

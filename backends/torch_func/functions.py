@@ -7,6 +7,7 @@ are immutable"). All are written with operations that have first and second deri
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -81,54 +82,64 @@ def det(matrix: Tensor) -> Tensor:
 # ---- elementwise ---------------------------------------------------------------------------------------------
 
 
+def entrywise(function: Callable[[Tensor], Tensor], value: Tree) -> Tree:
+    """`function` of every entry; a plain number is taken as a float64 tensor, which raises no other dtype."""
+    return tree_map(lambda a: function(a if isinstance(a, Tensor) else torch.tensor(a, dtype=torch.float64)), value)
+
+
+def softplus_of(value: Tensor) -> Tensor:
+    """log(1 + e^x) without torch's threshold, beyond which its second derivative is 0."""
+    return torch.logaddexp(value, torch.zeros_like(value))
+
+
 def exp(value: Tree) -> Tree:
     """e to the power, elementwise."""
-    return tree_map(torch.exp, value)
+    return entrywise(torch.exp, value)
 
 
 def log(value: Tree) -> Tree:
     """Natural logarithm, elementwise."""
-    return tree_map(torch.log, value)
+    return entrywise(torch.log, value)
 
 
 def sqrt(value: Tree) -> Tree:
     """Square root, elementwise."""
-    return tree_map(torch.sqrt, value)
+    return entrywise(torch.sqrt, value)
 
 
 def absolute(value: Tree) -> Tree:
     """Absolute value, elementwise."""
-    return tree_map(torch.abs, value)
+    return entrywise(torch.abs, value)
 
 
 def tanh(value: Tree) -> Tree:
     """Hyperbolic tangent, elementwise."""
-    return tree_map(torch.tanh, value)
+    return entrywise(torch.tanh, value)
 
 
 def cos(value: Tree) -> Tree:
     """Cosine, elementwise."""
-    return tree_map(torch.cos, value)
+    return entrywise(torch.cos, value)
 
 
 def relu(value: Tree) -> Tree:
     """Positive part, elementwise."""
-    return tree_map(torch.relu, value)
+    return entrywise(torch.relu, value)
 
 
 def softplus(value: Tree) -> Tree:
     """log(1 + e^x), elementwise."""
-    return tree_map(torch.nn.functional.softplus, value)
+    return entrywise(softplus_of, value)
 
 
 def sigmoid(value: Tree) -> Tree:
     """1 / (1 + e^-x), elementwise."""
-    return tree_map(torch.sigmoid, value)
+    return entrywise(torch.sigmoid, value)
 
 
 def sign(value: Tree) -> Tree:
     """-1, 0 or 1, elementwise."""
-    return tree_map(torch.sign, value)
+    return entrywise(torch.sign, value)
 
 
 def clip(value: Tree, low: Tree, high: Tree) -> Tree:
@@ -175,7 +186,7 @@ def ce(logits: Tensor, target: Tensor) -> Tensor:
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy of logits with targets in [0, 1], mean of the last axis."""
-    return (torch.nn.functional.softplus(logits) - logits * target).mean(-1)
+    return (softplus_of(logits) - logits * target).mean(-1)
 
 
 def mse(left: Tensor, right: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from bilevel.backends.torch_func.levels import (
     per_element,
     solutions,
     solve,
+    started,
     to_values,
     used_levels,
 )
@@ -44,6 +45,7 @@ def gradient_function(coder: Coder, step: Step) -> Function:
     have = _cotangents_known(coder, level)
     for inner in reversed(active_levels(coder, level)):
         sweep += _pull(coder, inner, have)
+        sweep += _pull_started(coder, inner, have)
     sweep += _back_to_free(coder, level)
     conflict = conflicting(level)
     body += sweep if conflict is None else _projected(coder, level, conflict, sweep)
@@ -182,6 +184,26 @@ def _pull(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
         if extra != f"d_{target}":
             lines += _added_cotangent(coder, inner, target, extra)
         have.add(f"d_{target}")
+    return lines
+
+
+def _pull_started(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
+    """What the objective adds through the start of a level that it reads itself (`phi@0`)."""
+    facts = coder.plan.facts[inner.name]
+    if not facts.start_alone:
+        return []
+    names = [coder.writer.name(t) for t in facts.entering("start")]
+    through = [n for n in names if n in coder.known[f"{inner.name}_start"]]
+    iterates = [coder.writer.name(f"@{n}") for n in inner.names]
+    read = [n for n in iterates if n in coder.known[f"{inner.parent}_objective"]]
+    if not through or len(read) != len(iterates):
+        return []
+    lines: list[Statement] = [
+        Assign("_, pull", f"vjp(lambda {', '.join(through)}: {started(coder, inner)}, {', '.join(through)})"),
+        Assign(f"({', '.join(f'more_{t}' for t in through)},)", f"pull({pack([f'd_{n}[0]' for n in iterates])})"),
+    ]
+    lines += [Assign(f"d_{t}", f"add(d_{t}, more_{t})" if f"d_{t}" in have else f"more_{t}") for t in through]
+    have.update(f"d_{t}" for t in through)
     return lines
 
 

@@ -100,16 +100,25 @@ def _draws(coder: Coder, level: ir.Level) -> list[Statement]:
     """One draw of the level's own size, the same for every product."""
     if not (level.draws or level.indices):
         return []
-    adjoint = _adjoint(coder, level)
-    if adjoint is not None and adjoint.batch is not None and not level.indices:
-        return [_large_draw(coder, level, d, adjoint.batch) for d in level.draws]
+    batch = _batch(coder, level)
+    if batch is not None and not level.indices:
+        return [_large_draw(coder, level, d, batch) for d in level.draws]
     call = coder.call(f"{level.name}_draw", key='fold(key, "implicit")', step="0", level_key="key")
     return [Assign(", ".join(drawn(coder, level)), call)]
 
 
-def _large_draw(coder: Coder, level: ir.Level, draw: ir.Draw, count: int) -> Statement:
-    """A draw of its own size for the linear system."""
-    text = draws.batch_draw(coder.writer, coder.program, level, draw, str(count))
+def _batch(coder: Coder, level: ir.Level) -> str | None:
+    """How many samples test and linear system use, where the test or the schedule says so."""
+    duration = level.phases[-1].duration
+    adjoint = _adjoint(coder, level)
+    if isinstance(duration, ir.Until) and "batch" in duration.arguments:
+        return write(coder.writer, duration.arguments["batch"])
+    return str(adjoint.batch) if adjoint is not None and adjoint.batch is not None else None
+
+
+def _large_draw(coder: Coder, level: ir.Level, draw: ir.Draw, count: str) -> Statement:
+    """A draw of its own size for the test and the linear system."""
+    text = draws.batch_draw(coder.writer, coder.program, level, draw, count)
     return Assign(coder.writer.name(draw.name), text)
 
 
@@ -134,7 +143,7 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     operations += [] if kind(level) == "fixed point" else ["gradient"]
     parameters = level_parameters(coder, level, operations)
     parameters = [p for p in parameters if p not in ("slope", "active")]
-    doc = f"The solution of {level.name}{per(level)}, solver's state, and the norm of what should be zero."
+    doc = f"The solution of {level.name}{per(level)}, solver's state, and the largest entry of what should be zero."
     return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span)
 
 
@@ -161,7 +170,7 @@ def _one_step(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: 
         call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
         test: list[Statement] = [
             Assign("moved", call),
-            Assign("active", f"norm_each(subtract(moved, {x}), {depth}) > {tol}"),
+            Assign("active", f"largest_each(subtract(moved, {x}), {depth}) > {tol}"),
         ]
         return [*step_body(coder, level), *test, *stop, Assign(x, f"where_each(active, moved, {x})")]
     lines: list[Statement] = [*step_body(coder, level)]
@@ -175,14 +184,17 @@ def _one_step(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: 
 def _test(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: int, tol: str) -> list[Statement]:
     """Which copies go on, asked every so many steps."""
     every = duration.arguments.get("every")
-    found = Assign("active", f"norm_each(gradient, {depth}) > {tol}")
+    # With draws, every step follows a batch of its own, and the test asks one batch that is drawn once for the solve.
+    slope = coder.call(f"{level.name}_slope", **{_packed(coder, level): x})
+    tested = slope if level.draws or level.indices else "gradient"
+    found = Assign("active", f"largest_each({tested}, {depth}) > {tol}")
     return [found] if every is None else [If(f"step % {write(coder.writer, every)} == 0", (found,))]
 
 
 def _last_slope(coder: Coder, level: ir.Level, depth: int) -> list[Statement]:
     x = _packed(coder, level)
     slope = coder.call(f"{level.name}_slope", **{x: pack(own(coder, level))})
-    return [Assign("slope", f"norm_each({slope}, {depth})")]
+    return [Assign("slope", f"largest_each({slope}, {depth})")]
 
 
 # ---- implicit differentiation --------------------------------------------------------------------------------

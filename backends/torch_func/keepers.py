@@ -74,12 +74,12 @@ def exponentiated(
     domain: str = "simplex",
     bounds: Bounds = (),
 ) -> tuple[Tree, Tree]:
-    """x exp(-lr g), scaled to sum to one in a simplex (Kivinen and Warmuth 1997, eq. 3.2)."""
+    """Next is x exp(-lr g), scaled to sum to one in a simplex (Kivinen and Warmuth 1997, eq. 3.2)."""
     return tree_map(lambda a, d, r: reweighed(a, -r * d, domain), x, clipped(gradient, clip), lr), state
 
 
 def reweighed(value: Tensor, exponent: Tensor, domain: str) -> Tensor:
-    """value exp(exponent), in a simplex by a softmax, so that nothing overflows."""
+    """Entries times exp(exponent), in a simplex by a softmax, so that nothing overflows."""
     if domain != "simplex":
         return value * torch.exp(exponent)
     weighed = value * torch.exp(exponent - exponent.detach().amax(-1, keepdim=True))
@@ -89,7 +89,7 @@ def reweighed(value: Tensor, exponent: Tensor, domain: str) -> Tensor:
 def frank_wolfe(
     x: Tree, state: Tree, gradient: Tree, count: int, domain: str = "simplex", bounds: Bounds = ()
 ) -> tuple[Tree, Tree]:
-    """x + 2 / (t + 2) (s - x) with s the corner where <g, s> is least (Frank and Wolfe 1956; Jaggi 2013, algorithm 1).
+    """Next is x + 2 / (t + 2) (s - x) with s the corner where <g, s> is least (Frank and Wolfe 1956; Jaggi 2013, algorithm 1).
 
     The corner jumps and is flat in between, so that derivatives pass through x alone.
     """

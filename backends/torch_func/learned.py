@@ -32,8 +32,10 @@ def learned_state(x: Tree, network: Any) -> Tree:
     return split_state(network.module.begin(torch.zeros_like(flat)), x)
 
 
-def learned(x: Tree, state: Tree, gradient: Tree, count: int, network: Any, parameters: dict[str, Tensor]) -> tuple[Tree, Tree]:
-    """x - step, with (step, state) from the network (papers/004, eq. 3).
+def learned(
+    x: Tree, state: Tree, gradient: Tree, count: int, network: Any, parameters: dict[str, Tensor]
+) -> tuple[Tree, Tree]:
+    """Next is x - step, with (step, state) from the network (papers/004, eq. 3).
 
     Shapes: all coordinates of all leaves (and copies) go through the network side by side, in one call.
     Invariant: a coordinate's step depends on its own gradients only, if the network treats rows alike.
@@ -43,7 +45,7 @@ def learned(x: Tree, state: Tree, gradient: Tree, count: int, network: Any, para
     step, joined = functional_call(network.module, parameters, (flat, joined))
     done = 0
 
-    def moved(leaf: Tensor) -> Tensor:
+    def moved(leaf: Tensor) -> Any:
         nonlocal done
         done += leaf.numel()
         return leaf - step[done - leaf.numel() : done].reshape(leaf.shape)
@@ -56,7 +58,7 @@ def join_state(state: Tree, x: Tree) -> Tree:
     if not leaves(state):
         return ()
     pairs = list(zip(state, leaves(x), strict=True))
-    rows = [tree_map(lambda s, n=leaf.numel(), d=leaf.dim(): s.reshape(n, *s.shape[d:]), own) for own, leaf in pairs]
+    rows = [tree_map(lambda s, leaf: s.reshape(leaf.numel(), *s.shape[leaf.dim() :]), own, leaf) for own, leaf in pairs]
     return tree_map(lambda *parts: torch.cat(parts), *rows)
 
 

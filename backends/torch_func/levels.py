@@ -136,6 +136,7 @@ def start_function(coder: Coder, step: Step) -> Function:
     free = [domain_call(v, t, "_free") if v.domain else t for v, t in zip(level.variables, texts, strict=True)]
     exprs = [v.start for v in level.variables if v.start is not None]
     needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched))]
+    needed += [coder.writer.name(a) for a in level.lists]  # the network that `from 0.3` fills
     parameters = [p for p in dict.fromkeys(needed) if any(_mentions(t, p) for t in texts)]
     doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{per(level)}."
     return coder.function(step.name.replace(".", "_"), [*parameters, "key"], doc, [Return(pack(free))], step.span)
@@ -240,9 +241,31 @@ def solve(coder: Coder, inner: ir.Level, keep: bool | None = None) -> list[State
     if lists:
         return [*lines, *_listed_values(coder, inner, states, len(lists))]
     lines += to_values(coder, inner, f"{states}[-1][0]")
+    if coder.plan.facts[inner.name].start_alone:
+        lines += [Assign(f"{inner.name}_begun_at", started(coder, inner)), *_start_values(coder, inner)]
     if coder.plan.facts[inner.name].iterates:
         lines += _iterates(coder, inner, states)
     return lines
+
+
+def started(coder: Coder, inner: ir.Level) -> str:
+    """The start of a level in its values, computed once more from the same key."""
+    start = coder.call(f"{inner.name}_start", key=f'fold(key, "{inner.name}")')
+    names = own(coder, inner)
+    values = [domain_call(v, n) if v.domain else n for v, n in zip(inner.variables, names, strict=True)]
+    if all(v.domain is None for v in inner.variables):
+        return start
+    return f"(lambda {', '.join(names)}: {pack(values)})({'*' if len(names) > 1 else ''}{start})"
+
+
+def _start_values(coder: Coder, inner: ir.Level) -> list[Statement]:
+    """The start as the only iterate that is read."""
+    begun = f"{inner.name}_begun_at"
+    several = len(inner.variables) > 1
+    return [
+        Assign(coder.writer.name(f"@{v.name}"), f"[{begun}[{place}]]" if several else f"[{begun}]")
+        for place, v in enumerate(inner.variables)
+    ]
 
 
 def own_lists(coder: Coder, inner: ir.Level) -> list[str]:

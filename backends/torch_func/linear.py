@@ -50,6 +50,11 @@ def norm_each(tree: Tree, depth: int) -> Tensor:
     return flat(tree, depth).norm(dim=-1)
 
 
+def largest_each(tree: Tree, depth: int) -> Tensor:
+    """The largest absolute entry of each copy, real[*copies]: what `stationary(tol)` tests."""
+    return flat(tree, depth).abs().amax(-1)
+
+
 def where_each(chosen: Tensor, left: Tree, right: Tree) -> Tree:
     """Copies of `left` where `chosen` (bool[*copies]), of `right` elsewhere."""
     return tree_map(lambda a, b: torch.where(chosen.reshape(chosen.shape + (1,) * (a.dim() - chosen.dim())), a, b), left, right)

@@ -19,21 +19,21 @@ from bilevel.backends.torch_func.tree import Tree, tree_map
 def mirror_diagonal(
     x: Tree, state: Tree, gradient: Tree, count: int, M: Tree, lr: Tree, clip: Tree = 0.0
 ) -> tuple[Tree, Tree]:
-    """x - lr g / M, entry by entry (papers/002, eq. 5.1 with B / eta, solved for theta)."""
+    """Next is x - lr g / M, entry by entry (papers/002, eq. 5.1 with B / eta, solved for theta)."""
     return tree_map(lambda a, d, m, r: a - r * d / m, x, clipped(gradient, clip), M, lr), state
 
 
 def mirror_dense(
     x: Tensor, state: Tree, gradient: Tensor, count: int, M: Tensor, lr: Tree, clip: Tree = 0.0
 ) -> tuple[Tensor, Tree]:
-    """x - lr inv(M) g, x real[n], M real[n, n]. Cost: one factorisation, n^3 / 3."""
+    """Next is x - lr inv(M) g, x real[n], M real[n, n]. Cost: one factorisation, n^3 / 3."""
     return x - lr * torch.linalg.solve(M, clipped(gradient, clip)[:, None])[:, 0], state
 
 
 def mirror_kron(
     x: Tree, state: Tree, gradient: Tree, count: int, M: dict[str, Tensor], lr: Tree, clip: Tree = 0.0
 ) -> tuple[Tree, Tree]:
-    """x - lr inv(M) g with inv(M) g = inv(B) G inv(A) for every layer (papers/002, section 5.4.2).
+    """Next is x - lr inv(M) g with inv(M) g = inv(B) G inv(A) for every layer (papers/002, section 5.4.2).
 
     The inverse of a a' + I is I - a a' / (1 + a'a) (Sherman and Morrison), so no matrix is decomposed; the thesis
     takes a singular value decomposition. Cost: that of the gradient's entries.
@@ -74,14 +74,20 @@ def from_block(block: Tensor, like: dict[str, Tensor], layer: str) -> dict[str, 
 def min_eig(matrix: Tree) -> Tensor:
     """Smallest eigenvalue, real[]; of a matrix (its symmetric part), or of a diagonal given as a vector or tree."""
     if isinstance(matrix, Tensor) and matrix.dim() == 2:
-        return torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))[0]
+        return spectrum(matrix)[0]
     return smallest(matrix)
+
+
+def spectrum(matrix: Tensor) -> Tensor:
+    """Eigenvalues of the symmetric part, from the smallest, real[n]."""
+    found: Tensor = torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))
+    return found
 
 
 def max_eig(matrix: Tree) -> Tensor:
     """Largest eigenvalue, real[]."""
     if isinstance(matrix, Tensor) and matrix.dim() == 2:
-        return torch.linalg.eigvalsh(0.5 * (matrix + matrix.T))[-1]
+        return spectrum(matrix)[-1]
     return largest(matrix)
 
 
@@ -93,7 +99,7 @@ def identity_gap(matrix: Tree) -> Tensor:
 
 
 def quad_kron(factors: dict[str, Tensor], vector: dict[str, Tensor]) -> Tensor:
-    """u' M u, real[]: the sum of <U, B U A> over the layers, and |u|^2 over parameters without factors."""
+    """The form u' M u, real[]: the sum of <U, B U A> over the layers, and |u|^2 over parameters without factors."""
     parts = [sqnorm(vector)]
     for layer in kron_layers(factors):
         a, b = factors[f"{layer}a"], factors[f"{layer}b"]

@@ -11,9 +11,7 @@ from bilevel.backends.torch_func.random import fold, normal
 from bilevel.backends.torch_func.tree import Tree, add, leaves, multiply, tree_map
 
 
-def zeroth(
-    losses: Callable[[Tree], Tensor], x: Tree, keys: Tensor, samples: int, radius: float
-) -> tuple[Tree, Tensor]:
+def zeroth(losses: Callable[[Tree], Tensor], x: Tree, keys: Tensor, samples: int, radius: float) -> tuple[Tree, Tensor]:
     """The mean over directions u of u (f(x + r u) - f(x)) / r, and f(x) (papers/004, eq. 6).
 
     Shapes: `losses` maps x to one number for each copy, real[*copies], as keys are int64[*copies].

@@ -29,8 +29,6 @@ class ForwardMode:
             return Verdict(False, "solver", SEARCHED)
         if not isinstance(level.phases[-1].duration, ir.Steps):
             return Verdict(False, "semantics", "`until` promises the stationary point, not the result of some steps")
-        if facts.iterates:
-            return Verdict(False, "path", "the objective reads iterates, and fmd keeps the tangents of the last only")
         return Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:

@@ -58,7 +58,7 @@ class ImplicitMode:
             return Verdict(False, "path", "no derivative of its solution is wanted")
         if kind(level) == "closed form":
             return Verdict(False, "semantics", "a closed form is differentiated by substitution")
-        if facts.iterates and not (facts.start_alone and kind(level) == "steps" and not facts.entering("start")):
+        if facts.iterates:
             return Verdict(False, "path", "an iterate is read, and `ift` knows only the solution", "B505")
         if self.through is not None:
             return self._through(level, facts)

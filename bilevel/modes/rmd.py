@@ -50,6 +50,8 @@ class Reverse:
         if self.order == 1 and held:
             why = f"`{held[0]}` enters only the inner gradient, which order = 1 holds constant"
             return Verdict(False, "path", why, "B413")
+        if self.update and facts.start_alone:
+            return Verdict(False, "path", "the objective reads the start, which belongs to the first window only")
         if self.update:
             return self._windows(level)
         return self._storage(facts)

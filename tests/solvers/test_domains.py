@@ -38,7 +38,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("simplex", (2, 4)), ("psd", (2, 6)), ("psd", (1,)), ("orthogonal", (2, 3)), ("orthogonal", (6,))]
+    ("name", "shape"),
+    [("simplex", (2, 4)), ("psd", (2, 6)), ("psd", (1,)), ("orthogonal", (2, 3)), ("orthogonal", (6,))],
 )
 def test_free_coordinates_and_values_are_inverse(name: str, shape: tuple[int, ...]) -> None:
     free = 0.7 * random(*shape)

@@ -120,7 +120,9 @@ level fit {{
 
 def test_rates_run_from_the_whole_to_a_share() -> None:
     assert [linear_rate(2.0, t, 4) for t in range(5)] == [2.0, 1.5, 1.0, 0.5, 2.0]
-    assert [cosine_rate(2.0, t, 4) for t in range(4)] == pytest.approx([1 + math.cos(math.pi * t / 4) for t in range(4)])
+    assert [cosine_rate(2.0, t, 4) for t in range(4)] == pytest.approx(
+        [1 + math.cos(math.pi * t / 4) for t in range(4)]
+    )
     layers = linear_rate({"a": torch.tensor(2.0)}, 1, 4)
     assert float(layers["a"]) == 1.5
 

@@ -60,7 +60,9 @@ def test_a_window_is_the_derivative_with_the_earlier_state_cut() -> None:
     module, begin = compiled.parts["opt"], compiled.phase.begin(compiled.key())
 
     def value(psi: dict[str, Tensor]) -> Tensor:
-        w, state = steps(module, {n: p.detach() for n, p in begin.x.items()}, torch.full((3,), 0.4, dtype=torch.float64), None, 2)
+        w, state = steps(
+            module, {n: p.detach() for n, p in begin.x.items()}, torch.full((3,), 0.4, dtype=torch.float64), None, 2
+        )
         w, _ = steps(module, psi, w.detach(), tuple(s.detach() for s in state), 2)
         return (w * w * w).sum()
 
@@ -193,13 +195,16 @@ def test_a_learned_solver_needs_all_its_parameters() -> None:
 
 
 def test_what_was_learned_solves_an_outermost_level() -> None:
-    text = ONE + """
+    text = (
+        ONE
+        + """
 level deploy {
   u : real[2] from 0.3
   minimize sqnorm(u - 1)
   by opt[psi] for 3 steps
 }
 """
+    )
     compiled = compile_text(text)
     key = compiled.key()
     psi = compiled.phases[0].values(run(compiled.phases[0], key))["psi"]
