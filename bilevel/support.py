@@ -176,8 +176,7 @@ def _conflicts(level: ir.Level) -> Iterator[Diagnostic]:
 def _starts_read(level: ir.Level, facts: Facts) -> Iterator[Diagnostic]:
     """`phi@0` where the start is no plain expression of what is at hand."""
     warm = any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
-    partly = len(level.variables) > 1 and facts[level.name].entering("start")
-    if facts[level.name].start_alone and (warm or partly or (level.lists and facts[level.name].entering("start"))):
+    if facts[level.name].start_alone and (warm or (level.lists and facts[level.name].entering("start"))):
         yield _missing(f"`{level.names[0]}@0` of this level", level.span, "rmd and an iterate besides the start")
 
 

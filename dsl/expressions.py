@@ -112,7 +112,7 @@ def _read(checker: Checker, place: Place, symbol: Symbol, span: Span) -> ir.Expr
         span=span,
         type=type_,
         name=symbol.name,
-        axes=checker.scope.axes(symbol),
+        axes=checker.scope.axes(symbol, place.level),
         reads=frozenset({symbol.name}),
         depends=frozenset({symbol.name}) if carries else frozenset(),
     )

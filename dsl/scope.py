@@ -67,7 +67,7 @@ class Scope:
     copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     excused: set[str] = field(default_factory=set)
     """names that are unknown only because of a mistake that is reported elsewhere"""
-    _known: dict[tuple[str | None, str], set[str]] = field(default_factory=dict)
+    _known: dict[tuple[str | None, str, str | None], set[str]] = field(default_factory=dict)
     """the indices that names mention, as far as they were asked for; a name that is being followed has none"""
 
     def in_sight(self, level: str | None) -> dict[str, Symbol]:
@@ -88,8 +88,12 @@ class Scope:
     def look(self, level: str | None, name: str) -> Symbol | None:
         return self.in_sight(level).get(name)
 
-    def axes(self, symbol: Symbol) -> tuple[str, ...]:
-        """The open indices over which the value of a symbol is copied, outermost first."""
+    def axes(self, symbol: Symbol, reader: str | None = None) -> tuple[str, ...]:
+        """The open indices over which the value of a symbol is copied, outermost first.
+
+        Within a level that judges a population its variables have the members as an axis; from outside (`reader`) its
+        solution is one value.
+        """
         if symbol.level is None:
             return ()
         around = self.copies.get(symbol.level, ())
@@ -101,7 +105,8 @@ class Scope:
             return self.order({*shared, *self.mentioned(symbol.node.source, symbol.level)})
         if symbol.kind != "variable":
             return ()
-        return (f"@{symbol.level}", *around) if self._is_searched(symbol.level) else around
+        inside = reader is not None and any(b.name == symbol.level for b in self.blocks[reader].ancestors())
+        return (f"@{symbol.level}", *around) if inside and self._is_searched(symbol.level) else around
 
     def _is_searched(self, level: str) -> bool:
         """Whether a level is moved by a solver that compares the members of a population."""
@@ -136,16 +141,16 @@ class Scope:
         symbol = self.look(level, name)
         if symbol is None:
             return set()
-        key = (symbol.level, name)
+        key = (symbol.level, name, level if symbol.kind == "variable" else None)
         if key not in self._known:
             self._known[key] = set()  # for lets and draws that are defined by themselves (B210)
-            self._known[key] = self._mentioned_symbol(symbol)
+            self._known[key] = self._mentioned_symbol(symbol, level)
         return self._known[key]
 
-    def _mentioned_symbol(self, symbol: Symbol) -> set[str]:
+    def _mentioned_symbol(self, symbol: Symbol, level: str | None) -> set[str]:
         if symbol.kind == "let" and isinstance(symbol.node, nodes.Let):
             return self.mentioned(symbol.node.body, symbol.level, frozenset(symbol.node.parameters or ()))
-        return set(self.axes(symbol))
+        return set(self.axes(symbol, level))
 
     def copy(self, level: str, axes: set[str]) -> None:
         """Say over which indices a level is copied, in place of what was said before."""

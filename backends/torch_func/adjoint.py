@@ -118,6 +118,10 @@ def _over_window(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Stateme
 def _over_states(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
     """All states (or those of the last steps) are at hand."""
     steps = "len(states) - 1"
+    if adjoint.window is not None and coder.plan.facts[level.name].iterates:
+        body = _one_step(coder, level, adjoint, "states[step]")
+        last = f"reversed(range(max(0, {steps} - {adjoint.window}), {steps}))"
+        return [*keys(coder, level, steps), Loop("step", last, tuple(body))]
     if adjoint.window is not None:
         # Numbers of steps count from the start, also where only the last states are kept.
         total = steps_text(coder, level)

@@ -83,7 +83,8 @@ def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, en
     if adjoint is not None and adjoint.gradient == "kept" and gradient:
         loop.append(Assign("states[-1]", "(*states[-1][:2], gradient)"))
     loop += [update, Assign("", f"states.append(({x}, solver))")]
-    window = adjoint.window if adjoint is not None else None
+    sparse = adjoint is not None and not coder.plan.facts[level.name].iterates
+    window = adjoint.window if adjoint is not None and sparse else None
     dropped = "not keep" if window is None else f"len(states) > ({window + 1} if keep else 1)"
     if ends:
         loop.append(If("len(states) > (2 if keep else 1)", (Assign("", "del states[-2]"),)))

@@ -196,11 +196,13 @@ def _pull_started(coder: Coder, inner: ir.Level, have: set[str]) -> list[Stateme
     through = [n for n in names if n in coder.known[f"{inner.name}_start"]]
     iterates = [coder.writer.name(f"@{n}") for n in inner.names]
     read = [n for n in iterates if n in coder.known[f"{inner.parent}_objective"]]
-    if not through or len(read) != len(iterates):
+    if not through or not read:
         return []
+    unread = f"{inner.name}_begun_at"
+    given = [f"d_{n}[0]" if n in read else f"zeros({unread}[{place}])" for place, n in enumerate(iterates)]
     lines: list[Statement] = [
         Assign("_, pull", f"vjp(lambda {', '.join(through)}: {started(coder, inner)}, {', '.join(through)})"),
-        Assign(f"({', '.join(f'more_{t}' for t in through)},)", f"pull({pack([f'd_{n}[0]' for n in iterates])})"),
+        Assign(f"({', '.join(f'more_{t}' for t in through)},)", f"pull({pack(given)})"),
     ]
     lines += [Assign(f"d_{t}", f"add(d_{t}, more_{t})" if f"d_{t}" in have else f"more_{t}") for t in through]
     have.update(f"d_{t}" for t in through)

@@ -67,7 +67,7 @@ class Reverse:
 
     def _storage(self, facts: LevelFacts) -> Verdict:
         """Options that exclude each other, and iterates that are not kept."""
-        sparse = self.checkpoint is not None or self.window is not None
+        sparse = self.checkpoint is not None
         if sparse and facts.iterates:
             return Verdict(False, "path", "the objective reads iterates, and these options do not keep them all")
         if self.checkpoint is not None and (self.store == "residuals" or self.order == 1 or self.window is not None):
