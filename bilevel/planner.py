@@ -7,6 +7,7 @@ Takes a checked program and its facts; gives a `Plan` or refuses with B404-B413,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import networkx as nx
 
@@ -68,7 +69,7 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     entry = next((e for e in program.schedule if e.target == level.name), None)
     pinned = None if entry is None or entry.mode == "auto" else _named(entry)
     chosen = pinned or _default(level, facts)
-    if pinned is not None and not facts.targets and not isinstance(chosen, Forward | Leap | Evolve | ClosedForm):
+    if pinned is not None and entry is not None and not facts.targets and not isinstance(chosen, Forward | Leap | Evolve | ClosedForm):
         raise no_effect(level, entry)
     verdict = chosen.accepts(level, facts)
     if not verdict.ok:
@@ -129,7 +130,7 @@ def _graph(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> nx.
     graph = nx.DiGraph()
     for level in program.levels:
         _add_level(graph, level, facts, choices)
-    for before, after in zip(program.levels, program.levels[1:]):
+    for before, after in pairwise(program.levels):
         graph.add_edge(f"{before.name}.step", f"{after.name}.start", kind="value")
     return graph
 
@@ -189,7 +190,7 @@ def _span_of(level: ir.Level, operation: Operation) -> Span:
         case "start":
             return level.variables[0].span
         case "draw":
-            return (*level.indices, *level.draws)[0].span
+            return level.indices[0].span if level.indices else level.draws[0].span
         case "objective" | "gradient" if level.objective is not None:
             return level.objective.span
     return level.phases[0].span if level.phases else level.span

@@ -11,12 +11,12 @@ from dataclasses import replace
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.walk import name_span, walk
-from bilevel.plan import Choice
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import LevelFacts, readers
 from bilevel.modes import Mode, Verdict
 from bilevel.modes.leap import Leap
 from bilevel.modes.rmd import steps_of
+from bilevel.plan import Choice
 
 
 def refused(

@@ -153,7 +153,7 @@ def _mark(
 ) -> Built:
     """Attach the registration to the object itself."""
     summary = (inspect.getdoc(build) or "").partition("\n")[0]
-    name = getattr(build, "__name__")
+    name = build.__name__
     described = Description(name, kind, summary, _parameters(build), yields, input, output, parts, smooth)
     setattr(build, MARK, Registration(described, build))
     return build

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bilevel.dsl import nodes
 from bilevel.dsl.solvers import SOLVERS
@@ -90,7 +90,9 @@ def renamed(node: N, names: Mapping[str, str]) -> N:
     """The node with names replaced wherever they are declared or read."""
     if not names or not isinstance(node, nodes.Node):
         return node
-    changes = {f.name: _renamed_field(node, f.name, getattr(node, f.name), names) for f in fields(node) if f.name != "span"}
+    changes: dict[str, Any] = {
+        f.name: _renamed_field(node, f.name, getattr(node, f.name), names) for f in fields(node) if f.name != "span"
+    }
     return replace(node, **changes)
 
 
@@ -98,7 +100,7 @@ def _renamed_field(node: nodes.Node, field: str, value: object, names: Mapping[s
     if isinstance(value, nodes.Node):
         return renamed(value, names)
     if isinstance(value, tuple):
-        owned = isinstance(node, nodes.Variable) and field == "names" or isinstance(node, nodes.Override) and field == "path"
+        owned = (type(node), field) in ((nodes.Variable, "names"), (nodes.Override, "path"))
         return tuple(names.get(v, v) if owned and isinstance(v, str) else renamed(v, names) for v in value)
     declares = isinstance(node, nodes.Level | nodes.Report | nodes.Move) and field == "name"
     reads = isinstance(node, nodes.Name) and field == "identifier"

@@ -12,7 +12,6 @@ from typing import Literal
 from bilevel.dsl import nodes
 from bilevel.dsl.functions import FUNCTIONS
 from bilevel.dsl.solvers import SOLVERS
-from bilevel.dsl.solvers import SOLVERS
 from bilevel.dsl.walk import children, header_span, name_span, walk
 from bilevel.errors import Diagnostic, Related, Span
 

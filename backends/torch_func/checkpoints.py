@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 State = Any
@@ -19,7 +20,7 @@ def segments(steps: int, count: int) -> list[tuple[int, int]]:
     """0..steps in `count` runs of nearly equal length (at most one each step), as (first, last)."""
     count = max(1, min(count, steps))
     ends = [steps * i // count for i in range(count + 1)]
-    return list(zip(ends, ends[1:], strict=False)) if steps else []
+    return list(pairwise(ends)) if steps else []
 
 
 def root(steps: int) -> int:

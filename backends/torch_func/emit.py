@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bilevel.backends.source import Class, Comment, Function, Module, Statement, Text, to_text
 from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top, valued, windows
-from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
+from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.levels import Coder
 from bilevel.dsl.types import ListType, Model
 from bilevel.plan import Plan, Step
@@ -20,6 +20,7 @@ import hashlib
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch

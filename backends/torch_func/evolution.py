@@ -37,7 +37,8 @@ class Evolution:
     """
 
     def __init__(self, like: Tree, sigma: float, population: int | None, key: Tensor) -> None:
-        self.like, self.told, self.best = like, [], float("inf")
+        self.like, self.best = like, float("inf")
+        self.told: list[Tensor] = []
         start = torch.cat([leaf.reshape(-1) for leaf in leaves(like)]).double().cpu().numpy()
         self.size = start.size
         # cma has no search in one dimension: a second coordinate is added, which no value depends on.

@@ -14,7 +14,6 @@ from bilevel.backends.torch_func.levels import (
     Coder,
     begin,
     count_text,
-    drawn,
     keys,
     level_parameters,
     own,

@@ -14,7 +14,6 @@ from bilevel.backends.torch_func.levels import (
     active_levels,
     domain_call,
     inner_names,
-    is_pulled,
     is_warm,
     own,
     own_lists,
@@ -23,7 +22,6 @@ from bilevel.backends.torch_func.levels import (
     solutions,
     solve,
     started,
-    to_values,
     used_levels,
 )
 from bilevel.kinds import kind

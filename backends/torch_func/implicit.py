@@ -129,6 +129,9 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     assert isinstance(duration, ir.Until)
     cap, depth = write(coder.writer, duration.cap), len(level.batched)
     body: list[Statement] = [*_cold(coder, level, x)]
+    adjoint = _adjoint(coder, level)
+    start = adjoint is not None and adjoint.through is not None  # which may read where the level began
+    body += [Assign("first", x)] * start
     if line_searches(level):
         body.append(Assign(x, valued.search_text(coder, level, _tolerance(coder, duration), cap)))
     else:
@@ -138,7 +141,7 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
         body += [Comment("from here on a function of what the level reads, whatever path led here")]
         body.append(Assign(x, coder.call(f"{level.name}_attach", **{_packed(coder, level): x})))
     solver = "()" if kind(level) == "fixed point" else "solver"
-    body.append(Return(f"[({x}, {solver}, slope)]"))
+    body.append(Return(f"[{'(first,), ' * start}({x}, {solver}, slope)]"))
     operations = ["start", "draw", "slope", "attach", "update", "losses"]
     operations += [] if kind(level) == "fixed point" else ["gradient"]
     parameters = level_parameters(coder, level, operations)
@@ -207,7 +210,8 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     packed = _packed(coder, level)
     body: list[Statement] = [Assign(packed, "states[-1][0]")] if len(level.variables) > 1 else [Assign(x, "states[-1][0]")]
     if adjoint.through is not None:
-        body += [Assign(coder.writer.name(f"@{n}"), "[states[0][0]]") for n in level.names]
+        spots = [""] if len(level.names) == 1 else [f"[{i}]" for i in range(len(level.names))]
+        body += [Assign(coder.writer.name(f"@{n}"), f"[states[0][0]{i}]") for n, i in zip(level.names, spots, strict=True)]
     body.append(Assign("product", product(coder, level, adjoint, packed, {})))
     if _is_attached(coder, level):
         body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))

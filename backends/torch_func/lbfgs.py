@@ -22,7 +22,7 @@ Pair = tuple[Tensor, Tensor, Tensor]
 def lbfgs(
     evaluate: Callable[[Tree], tuple[Tensor, Tree]], x: Tree, depth: int, history: int, tol: float, steps: int
 ) -> Tree:
-    """Where the norm of the gradient is at most `tol` for every copy, or the point after `steps` steps.
+    """Where no entry of the gradient is above `tol` for any copy, or the point after `steps` steps.
 
     `evaluate` gives values real[*copies] and gradients; copies are the first `depth` axes of every leaf.
     Invariant: no copy's value rises (beyond rounding); a copy that has met `tol`, or cannot descend, stays as it is.
@@ -38,7 +38,7 @@ def lbfgs(
     pairs: list[Pair] = []
     stuck = torch.zeros_like(value, dtype=torch.bool)
     for _ in range(steps):
-        active = (gradient.norm(dim=-1) > tol) & ~stuck
+        active = (gradient.abs().amax(-1) > tol) & ~stuck
         if not bool(active.any()):
             break
         direction = quasi_newton(gradient, pairs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bilevel import ir
-from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement, words
+from bilevel.backends.source import Assign, Function, If, Return, Statement, words
 from bilevel.backends.torch_func import draws, solver_text
 from bilevel.backends.torch_func.expressions import (
     Writer,
@@ -78,10 +78,12 @@ def pack(names: list[str]) -> str:
 
 
 def drawn(coder: Coder, level: ir.Level) -> list[str]:
-    return [coder.writer.name(n.name) for n in (*level.indices, *level.draws)]
+    """The indices and draws of a level."""
+    return [coder.writer.name(n) for n in (*(i.name for i in level.indices), *(d.name for d in level.draws))]
 
 
 def solutions(coder: Coder, level: ir.Level) -> list[str]:
+    """The variables of a level, as values."""
     return [coder.writer.name(n) for n in level.names]
 
 
@@ -101,11 +103,13 @@ def is_pulled(coder: Coder, inner: ir.Level) -> bool:
 
 
 def counter(coder: Coder, level: ir.Level) -> str | None:
+    """The name of the step counter, None where the recipe has none."""
     duration = level.phases[0].duration
     return coder.writer.name(duration.counter) if isinstance(duration, ir.Steps) and duration.counter else None
 
 
 def is_warm(level: ir.Level) -> bool:
+    """Whether a level goes on from the end of its previous solve."""
     return any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
 
 
@@ -122,6 +126,7 @@ def to_values(coder: Coder, level: ir.Level, source: str) -> list[Statement]:
 
 
 def domain_call(variable: ir.Variable, argument: str, suffix: str = "") -> str:
+    """A variable's map from free coordinates, or with `_free` its inverse."""
     values = "".join(f", {a!r}" for a in variable.domain_arguments)
     return f"{variable.domain}{suffix}({argument}{values})"
 
@@ -149,6 +154,7 @@ def _mentions(text: str, name: str) -> bool:
 
 
 def per(level: ir.Level) -> str:
+    """The copies of a level in words."""
     return f", one per {' and '.join(level.batched)}" if level.batched else ""
 
 
@@ -222,6 +228,7 @@ def _is_windowed(coder: Coder, inner: ir.Level) -> bool:
 
 
 def inner_names(coder: Coder, level: ir.Level) -> list[str]:
+    """Solutions and iterates of the levels inside."""
     names = [n for inner in level.levels for n in inner.names]
     return [coder.writer.name(n) for n in names] + [coder.writer.name(f"@{n}") for n in names]
 

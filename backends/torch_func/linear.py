@@ -170,7 +170,7 @@ def dense(product: Product, b: Tree, depth: int) -> Tensor:
     like = flat(b, depth)
     size = like.shape[-1]
     units = torch.eye(size, dtype=like.dtype, device=like.device)
-    columns = vmap(lambda unit: flat(product(unflat(unit.expand_as(like), b, depth)), depth), out_dims=-1)(units)
+    columns: Tensor = vmap(lambda unit: flat(product(unflat(unit.expand_as(like), b, depth)), depth), out_dims=-1)(units)
     return columns
 
 

@@ -53,12 +53,17 @@ def draw_epoch(source: Any, count: int, key: Tensor, step: int, word: str) -> Tr
 
 def take(source: Any, positions: Tensor, depth: int) -> Tree:
     """The samples at `positions` int64[..., n] with one more field, `index`, that holds them."""
-    pick: Callable[..., Any] = lambda record, place: tree_map(lambda field: field[place], record)
+
+    def at(record: Any, place: Tensor) -> Any:
+        return tree_map(lambda field: field[place], record)
+
+    pick: Callable[..., Any] = at
     for _ in range(depth):
         pick = vmap(pick)
     fields = pick(source, positions)
     names = [n for n in source._fields if n != "index"]
-    return namedtuple("Drawn", [*names, "index"])(*(getattr(fields, n) for n in names), positions)
+    values = [*(getattr(fields, n) for n in names), positions]
+    return namedtuple("Drawn", [*names, "index"])(*values)
 
 
 def everything(source: Any) -> Tree:
@@ -97,7 +102,7 @@ class Network:
 
     def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """Outputs for a batch of samples with a leading axis."""
-        return functional_call(self.module, parameters, (x,))  # type: ignore[no-any-return]
+        return functional_call(self.module, parameters, (x,))
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """The output for one sample without a leading axis."""

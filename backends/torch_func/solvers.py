@@ -8,6 +8,8 @@ Outermost levels are moved by torch.optim itself (`torch_optimize`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -112,18 +114,18 @@ def clipped(gradient: Tree, limit: Tree) -> Tree:
 
 
 def torch_optimize(
-    kind: type[torch.optim.Optimizer], options: dict[str, object], x: Tree, state: Tree, gradient: Tree, clip: float = 0.0
+    kind: type[torch.optim.Optimizer], options: dict[str, Any], x: Tree, state: Tree, gradient: Tree, clip: float = 0.0
 ) -> tuple[Tree, Tree]:
     """One step of a torch.optim optimiser as a pure function: x and state are copied, not changed.
 
     `state` is what the optimiser keeps for each tensor, () before the first step.
     """
     parameters = [leaf.detach().clone() for leaf in leaves(x)]
-    optimizer = kind([torch.nn.Parameter(p) for p in parameters], **options)  # type: ignore[call-arg]
+    optimizer = kind([torch.nn.Parameter(p) for p in parameters], **options)
     given = optimizer.param_groups[0]["params"]
     for parameter, direction in zip(given, leaves(clipped(gradient, clip)), strict=True):
         parameter.grad = direction.detach()
-    for parameter, kept in zip(given, state):
+    for parameter, kept in zip(given, state, strict=bool(state)):
         optimizer.state[parameter] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
     optimizer.step()
     moved = iter([p.detach() for p in given])

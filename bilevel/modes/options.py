@@ -81,6 +81,7 @@ def _number(values: dict[str, nodes.Expr], name: str) -> float | None:
 
 
 def checkpoint(values: dict[str, nodes.Expr]) -> int | Literal["sqrt", "binomial", "auto"] | None:
+    """How many checkpoints, or the rule that says it."""
     match word(values, "checkpoint", ("sqrt", "binomial", "auto")) if not is_number(values, "checkpoint") else "":
         case "sqrt":
             return "sqrt"
@@ -92,6 +93,7 @@ def checkpoint(values: dict[str, nodes.Expr]) -> int | Literal["sqrt", "binomial
 
 
 def is_number(values: dict[str, nodes.Expr], name: str) -> bool:
+    """Whether an option is a plain number."""
     return isinstance(values.get(name), nodes.Number)
 
 
@@ -184,6 +186,7 @@ def whole(values: dict[str, nodes.Expr], name: str, allowed: tuple[int, ...] = (
 
 
 def word(values: dict[str, nodes.Expr], name: str, allowed: tuple[str, ...]) -> str | None:
+    """One of some words, None where the option is not given."""
     value = values.get(name)
     if value is None:
         return None

@@ -14,7 +14,7 @@ from torch import Tensor
 from bilevel.backends.torch_func import linear
 from tests.modes.loops import derivative, tensor
 from tests.modes.products import TA, TB
-from tests.modes.test_biased import COTANGENT, GIVEN, H, LAM, RIDGE, SOLUTION, neumann, through
+from tests.modes.test_biased import COTANGENT, GIVEN, LAM, RIDGE, SOLUTION, H, neumann, through
 from tests.modes.tools import TOLERANCE, error, gradients, scheduled
 from tests.zoo.compiled import compile_text, hypergradient
 
@@ -180,6 +180,28 @@ def test_the_rephrased_problem_has_the_constants_of_its_derivation(sign: str, ra
     mode = f"ift(through = 0.5 * sum(m * (w - w@0)^2), linear = exact{sign})"
     found = gradients(scheduled(INTERPOLATING.replace("DURATION", duration), descend=mode))["m"]
     assert error(found, ratio * TRUTH) < 1e-8
+
+
+PARTED = """recipe parted
+level top {
+  p : real in positive from 1
+  q : real[2] in positive from [0.6, 2]
+  level descend {
+    u : real from 0.2
+    v : real[2] from [-0.1, 0.4]
+    minimize 0.5 * (u + sum(v * [2, -1]) - 1.5)^2
+    by u : sgd(lr = 0.1 / p), v : mirror(q, lr = 0.1) until stationary(1e-12) within 2000 steps
+  }
+  minimize 0.5 * p * (u - u@0)^2 + 0.5 * sum(q * (v - v@0)^2)
+  by sgd(lr = 0.1) for 2 steps
+}"""
+
+
+def test_the_rephrased_problem_of_two_variables() -> None:
+    """The same with the coordinates in two variables, each with a start of its own."""
+    mode = "ift(through = 0.5 * p * (u - u@0)^2 + 0.5 * sum(q * (v - v@0)^2), linear = exact)"
+    found = gradients(scheduled(PARTED, descend=mode))
+    assert error(torch.cat([found["p"][None], found["q"]]), -TRUTH) < 1e-8
 
 
 # ---- 002 eq. 5.32, section 5.4.2: factored matrices ----------------------------------------------------------
