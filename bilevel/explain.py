@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from bilevel import ir
 from bilevel.dsl.types import Array, Tree
 from bilevel.equations import duration, equation, solver
+from bilevel.errors import fail
+from bilevel.kinds import kind
 from bilevel.modes import Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
+from bilevel.modes.closed_form import formula
 from bilevel.plan import Candidate, Choice, Plan, repeats_of
 
 if TYPE_CHECKING:
@@ -130,8 +133,19 @@ def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, s
 
 
 def _solve(level: ir.Level) -> str:
+    if kind(level) == "closed form":
+        return _solved(level)
     start = ", ".join(dict.fromkeys(v.start.span.text if v.start is not None else "init" for v in level.variables))
     return f"{start} > {repeats_of(level)} x (gradient, {level.phases[0].solvers[0].name}) > {', '.join(level.names)}"
+
+
+def _solved(level: ir.Level) -> str:
+    """The formula of a closed form, or where it comes from."""
+    if formula(level) is None:
+        return f"one linear system > {', '.join(level.names)}"
+    from bilevel.modes.formulas import described
+
+    return f"{level.names[0]} = {described(level)}"
 
 
 def _kept(plan: Plan, level: ir.Level) -> str:
@@ -159,7 +173,9 @@ def _kept(plan: Plan, level: ir.Level) -> str:
 
 
 def _evaluate(level: ir.Level) -> str:
-    inside = [n for i in level.levels for n in i.names if level.objective is not None and n in level.objective.value.reads]
+    inside = [
+        n for i in level.levels for n in i.names if level.objective is not None and n in level.objective.value.reads
+    ]
     value = equation(level)[1].removeprefix("argmin  ").removeprefix("argmax  ") if level.parent is None else ""
     if level.parent is not None and level.objective is not None:
         value = level.objective.value.span.text
@@ -203,6 +219,18 @@ def _choice(plan: Plan, choice: Choice) -> Iterator[str]:
     for candidate in choice.candidates:
         mark = ">" if candidate.chosen else " "
         yield f"  {mark} {candidate.title:<30}{candidate.exactness:<10}{_verdict(level, choice, candidate)}".rstrip()
+
+
+def why(plan: Plan, level: str, mode: str) -> str:
+    """The verdict on one mode of one level; raises RecipeError for a level or mode that the plan does not list."""
+    choice = plan.choices.get(level)
+    if choice is None:
+        raise fail("B501", f"there is no level `{level}` to differentiate", note=f"levels: {', '.join(plan.choices)}")
+    found = next((c for c in choice.candidates if c.title == mode), None)
+    if found is None:
+        listed = ", ".join(c.title for c in choice.candidates)
+        raise fail("B506", f"`{mode}` is not among the modes of `{level}`", note=f"modes: {listed}")
+    return f"{found.title} ({found.exactness}): {_verdict(plan.program.level(level), choice, found)}"
 
 
 def _verdict(level: ir.Level, choice: Choice, candidate: Candidate) -> str:

@@ -72,15 +72,24 @@ class Builtin(Expr):
     arguments: tuple[Expr, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Which part of the noise of its level's step an application has: its number, and the copies that differ in it."""
+
+    place: int
+    axes: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apply(Expr):
-    """`net[w](x)`; `single` where x is one sample without a leading axis."""
+    """`net[w](x)`; `single` where x is one sample without a leading axis. Without `noise` there is no dropout."""
 
     network: Expr
     parameters: tuple[Expr, ...]
     input: Expr
     single: bool
     output: str | None = None
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +101,7 @@ class CallLet(Expr):
     arguments: tuple[Expr, ...]
     body: Expr
     free: tuple[str, ...]
+    noise: Noise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +162,15 @@ class Sample(Expr):
 
     source: Expr
     count: Expr | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseKeys(Expr):
+    """What the noise of a step is drawn from: one key for each copy of the level, shared by members of a population."""
+
+
+NOISE = "dropout noise"
+"""the name of that draw, which no name of a recipe can be"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from bilevel.dsl.flatten import flatten, folder_finder
 from bilevel.dsl.parse import load, parse, parse_value
 from bilevel.dsl.paths import override
 from bilevel.dsl.phases import split_phases
+from bilevel.dsl.walk import relocated
 from bilevel.errors import Diagnostic, Source, Span, fail
 from bilevel.manifest import read_manifest
 from bilevel.registry import Description, Manifest
@@ -95,7 +96,9 @@ def change(text: str, name: str = "<command line>") -> Change:
         raise fail(
             "B127", f"`{text}` is not a setting", Span(source, 0, len(text)), fix="path=value, as adapt.steps=20"
         )
-    return Change(path.strip(), parse_value(value.strip(), name), Span(source, 0, len(path.rstrip())))
+    # Two settings may have the same value: its place is in the whole text, which no other setting shares.
+    given = relocated(parse_value(value.strip(), name), source, text.index(value.strip(), len(path) + 1))
+    return Change(path.strip(), given, Span(source, 0, len(path.rstrip())))
 
 
 def changed(recipe: nodes.Recipe, changes: Iterable[Change]) -> nodes.Recipe:

@@ -66,7 +66,7 @@ class Plan:
     facts: Facts
     choices: Mapping[str, Choice]
     graph: nx.DiGraph = field(compare=False, repr=False)
-    settings: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    settings: Mapping[Span, str] = field(default_factory=dict)
     """literals that a report replaces, by their place in the text: the name they have in the emitted module"""
 
     @property
@@ -75,6 +75,18 @@ class Plan:
         order = {name: place for place, name in enumerate(self.graph.nodes)}
         names = nx.lexicographical_topological_sort(self.graph, key=order.__getitem__)
         return tuple(self.graph.nodes[name]["step"] for name in names)
+
+    def why(self, level: str, mode: str) -> str:
+        """Why a level is, or is not, differentiated by a mode, in one sentence."""
+        from bilevel.explain import why
+
+        return why(self, level, mode)
+
+    def __str__(self) -> str:
+        """The plan as a page of text, without sizes."""
+        from bilevel.explain import plan_text
+
+        return plan_text(self)
 
     @property
     def exactness(self) -> Class:

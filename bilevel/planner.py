@@ -43,7 +43,11 @@ def _check_nesting(program: ir.Program, choices: dict[str, Choice]) -> None:
             continue
         if isinstance(choices[level.name].adjoint, Implicit) and len(differentiated) > 1:
             raise too_deep(level, differentiated)
-        if around and kind(around[0]) in ("next", "fixed point") and choices[level.name].exactness not in ("exact", "-"):
+        if (
+            around
+            and kind(around[0]) in ("next", "fixed point")
+            and choices[level.name].exactness not in ("exact", "-")
+        ):
             raise inside_next(level, around[0], choices[level.name])
 
 
@@ -69,7 +73,12 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     entry = next((e for e in program.schedule if e.target == level.name), None)
     pinned = None if entry is None or entry.mode == "auto" else _named(entry)
     chosen = pinned or _default(level, facts)
-    if pinned is not None and entry is not None and not facts.targets and not isinstance(chosen, Forward | Leap | Evolve | ClosedForm):
+    if (
+        pinned is not None
+        and entry is not None
+        and not facts.targets
+        and not isinstance(chosen, Forward | Leap | Evolve | ClosedForm)
+    ):
         raise no_effect(level, entry)
     verdict = chosen.accepts(level, facts)
     if not verdict.ok:
@@ -222,10 +231,10 @@ def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) ->
             graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")
 
 
-def _replaced(program: ir.Program) -> dict[tuple[int, int], str]:
+def _replaced(program: ir.Program) -> dict[Span, str]:
     """The literals that reports replace, by place; their path with underscores is their name in emitted code."""
     wanted = {".".join(s.path) for lv in program.walk_levels() for r in lv.reports for s in r.settings}
     if not wanted:
         return {}
     known = all_settings(program.recipe)
-    return {(known[p].span.start, known[p].span.end): p.replace(".", "_") for p in sorted(wanted)}
+    return {known[p].span: p.replace(".", "_") for p in sorted(wanted)}

@@ -47,6 +47,11 @@ class Program:
         """The plan as text, with sizes."""
         return plan_text(self.plan, self.parts)
 
+    @property
+    def step(self) -> Any:
+        """The step of the last outermost level, a pure function: (state, key) -> (state, value)."""
+        return self.phases[-1].step
+
     def hypergradient(self, seed: int = 0, phase: str | None = None) -> dict[str, Any]:
         """The gradient that the first step would follow, by variable, in free coordinates; no step is taken.
 

@@ -40,7 +40,7 @@ def refused(
     if isinstance(mode, Leap) and verdict.code == "B503":
         return RecipeError([_too_many_kept(found, level, mode, entry)])
     if verdict.code == "B408":
-        return RecipeError([_not_quadratic(found, level)])
+        return RecipeError([_unsolved(found, level) if verdict.reason == "formula" else _not_quadratic(found, level)])
     return RecipeError([_worded(found, level, mode.title, name)])
 
 
@@ -94,6 +94,13 @@ def _not_quadratic(found: Diagnostic, level: ir.Level) -> Diagnostic:
         related=related,
         fix="by lbfgs() until stationary(1e-6) within 200 steps",
     )
+
+
+def _unsolved(found: Diagnostic, level: ir.Level) -> Diagnostic:
+    """B408 for a formula in which sympy finds no minimum, or several."""
+    found = _not_quadratic(found, level)
+    related = tuple(replace(r, label="not solved") for r in found.related)
+    return replace(found, message=f"`closed_form` finds no single minimum in `{level.names[0]}`", related=related)
 
 
 def _iterates(level: ir.Level, around: ir.Level) -> tuple[Related, ...]:

@@ -72,7 +72,9 @@ class Residuals:
         else:
             message, code = f"the linear system of `{level_name}` was not solved", "B704"
             label = f"relative residual {worst:.2g} at worst, missed in {count} of {self.steps} steps"
-            fix = f"schedule.{level_name}.linear.steps=1000, or a larger tol, or gmres where the system is not symmetric"
+            fix = (
+                f"schedule.{level_name}.linear.steps=1000, or a larger tol, or gmres where the system is not symmetric"
+            )
         why = "the class of these hypergradients is biased, not exact"
         return Diagnostic(code, message, span, label, related, why=why, fix=fix, severity="warning")
 

@@ -82,6 +82,17 @@ class Run:
         """What the run has to say beside its numbers: B702, B703, B704."""
         return [*self.residuals.warnings(), *self.edges.values()]
 
+    def solve(self, level: str, *, steps: int | None = None, seed: int = 0, copies: bool = False, **given: Any) -> Any:
+        """Solve a level on new data at the variables of this run: adapt, predict, tailor.
+
+        `given` are the indices and draws that the level reads, by name: one item each (`task = my_task`), or with
+        `copies` many along the first axis of every tensor. `steps` replaces the number of steps. The value is the
+        variable of the level (several: a dictionary), without a derivative. Fails with B614 for what is not there.
+        """
+        from bilevel.solving import solve
+
+        return solve(self, level, steps, seed, copies, given)
+
     @property
     def exactness(self) -> str:
         """The class of the hypergradients that this run followed."""

@@ -14,7 +14,21 @@ from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
 from bilevel.kinds import is_searched, kind
 
-SOLVERS = ("sgd", "adam", "adamw", "rmsprop", "next", "closed_form", "mirror", "learned", "lbfgs", "pgd", "exponentiated", "frank_wolfe", "cmaes")
+SOLVERS = (
+    "sgd",
+    "adam",
+    "adamw",
+    "rmsprop",
+    "next",
+    "closed_form",
+    "mirror",
+    "learned",
+    "lbfgs",
+    "pgd",
+    "exponentiated",
+    "frank_wolfe",
+    "cmaes",
+)
 MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap")
 FUNCTIONS = ("pair", "identity", "eig")
 DOMAINS = ("positive", "nonnegative", "unit", "between", "simplex", "psd", "orthogonal")
@@ -73,7 +87,9 @@ def _draws(level: ir.Level) -> Iterator[Diagnostic]:
     inside = {n for inner in level.levels for n in inner.names}
     for draw in level.draws:
         if isinstance(draw.source, ir.Builtin) and any(a.axes for a in draw.source.arguments):
-            yield _missing("a distribution whose arguments differ by copy", draw.span, "mean + deviation * e with e ~ normal(0, 1)")
+            yield _missing(
+                "a distribution whose arguments differ by copy", draw.span, "mean + deviation * e with e ~ normal(0, 1)"
+            )
         if draw.source.reads & inside:
             yield _missing("a draw that uses the solution of a level inside", draw.span)
         if not isinstance(draw.source, ir.Sample | ir.Builtin):
@@ -139,6 +155,18 @@ def _reports(level: ir.Level) -> Iterator[Diagnostic]:
     for report in level.reports:
         if level.parent is not None:
             yield _missing("a report of an inner level", report.span, "the report in the outermost level")
+        known = _replaceable(level)
+        for setting in report.settings:
+            if setting.path[0] not in known:
+                yield _missing(f"a report that replaces `{'.'.join(setting.path)}`", setting.span, "two runs")
+
+
+def _replaceable(level: ir.Level) -> set[str]:
+    """What a report may change for itself: settings of levels inside, and sizes of draws."""
+    found = {n.name for n in (*level.indices, *level.draws)}
+    for inner in level.levels:
+        found |= {inner.name} | _replaceable(inner)
+    return found
 
 
 def _expressions(level: ir.Level) -> Iterator[ir.Expr]:

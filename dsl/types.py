@@ -109,6 +109,8 @@ class Model:
     input: tuple[Size, ...] | None = None
     output: tuple[Size, ...] | None = None
     parts: tuple[str, ...] = ()
+    noisy: bool = False
+    """has dropout, whose noise is drawn from keys"""
 
     def __str__(self) -> str:
         return "model"

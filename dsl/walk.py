@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from bilevel.dsl.nodes import Node
 from bilevel.dsl.tokens import normal, scan
-from bilevel.errors import Span
+from bilevel.errors import Source, Span
 
 AnyNode = TypeVar("AnyNode", bound=Node)
 
@@ -81,3 +81,20 @@ def header_span(node: Node, stop: str = "{") -> Span:
         if token.kind != "comment":
             last = token.end
     return span
+
+
+def relocated(node: AnyNode, source: Source, shift: int) -> AnyNode:
+    """The node with every span moved to `source`, `shift` characters further on."""
+    changes: dict[str, Any] = {f.name: _relocated_field(getattr(node, f.name), source, shift) for f in fields(node)}
+    return replace(node, **changes)
+
+
+def _relocated_field(value: object, source: Source, shift: int) -> object:
+    match value:
+        case Span():
+            return Span(source, value.start + shift, value.end + shift)
+        case Node():
+            return relocated(value, source, shift)
+        case tuple():
+            return tuple(_relocated_field(item, source, shift) for item in value)
+    return value

@@ -38,6 +38,7 @@ from bilevel.backends.reference.trees import (
     plain,
 )
 from bilevel.backends.torch_func.random import fold
+from bilevel.modes.closed_form import formula
 
 Iterate = dict[str, Tree]
 """the variables of one copy in free coordinates, by name"""
@@ -267,10 +268,18 @@ def _implicit(scope: Scope, level: ir.Level, key: Tensor, x: Iterate) -> Iterate
 
 
 def _closed(scope: Scope, level: ir.Level, key: Tensor) -> Walk:
-    """The stationary point of an objective of degree two: one step of Newton's method from zero."""
-    zero = {v.name: zeros_of(v.type, scope) for v in level.variables}
-    found = newton(lambda y: gradient(step_scope(scope, level, key, 0), level, y, fold(key, 0)).by_name, zero)
-    return Walk((State(zero, ()), State(found, ())))
+    """The stationary point of an objective of degree two: one step of Newton's method from zero.
+
+    Of a formula: two steps from the point that the formula gives, whose own derivatives are not used.
+    """
+    at = {v.name: zeros_of(v.type, scope) for v in level.variables}
+    inside, solution = step_scope(scope, level, key, 0), formula(level)
+    if solution is not None:
+        at = {name: zero + detached(number(evaluate(solution, inside))) for name, zero in at.items()}
+    found = at
+    for _ in range(1 if solution is None else 2):
+        found = newton(lambda y: gradient(inside, level, y, fold(key, 0)).by_name, found)
+    return Walk((State(at, ()), State(found, ())))
 
 
 # ---- a solve as its rule sees it -----------------------------------------------------------------------------

@@ -54,7 +54,11 @@ def pullback_function(coder: Coder, step: Step) -> Function:
             if coder.plan.facts[level.name].iterates:
                 body = _contract_all(coder, level, names, wanted)
                 return coder.function(
-                    f"{level.name}_pullback", _parameters(coder, level, names), _doc(coder, level, names), body, step.span
+                    f"{level.name}_pullback",
+                    _parameters(coder, level, names),
+                    _doc(coder, level, names),
+                    body,
+                    step.span,
                 )
             body.append(Return(f"contract(states[-1][2][0], {cotangent}, {wanted}){'[0]' * (len(names) == 1)}"))
         case Unroll():
@@ -193,16 +197,17 @@ def _title(adjoint: Adjoint | None) -> str:
     return "products with the tangents of the solution"
 
 
-def _perturbed(
-    coder: Coder, level: ir.Level, adjoint: Perturb, names: list[str], cotangent: str
-) -> list[Statement]:
+def _perturbed(coder: Coder, level: ir.Level, adjoint: Perturb, names: list[str], cotangent: str) -> list[Statement]:
     """Solutions for perturbed targets, with the same draws; their difference along the cotangent."""
     inner = ", ".join(names)
     solve = coder.call(f"{level.name}_forward", keep="False")
     wanted = f"({inner},)"
     return [
         Assign("solve", f"lambda {inner}: {solve}[-1][0]"),
-        Assign("estimate", f"perturbed(solve, {wanted}, {cotangent}, fold(key, \"es\"), {adjoint.samples}, {adjoint.sigma!r})"),
+        Assign(
+            "estimate",
+            f'perturbed(solve, {wanted}, {cotangent}, fold(key, "es"), {adjoint.samples}, {adjoint.sigma!r})',
+        ),
         Return(f"estimate{'[0]' * (len(names) == 1)}"),
     ]
 
@@ -370,7 +375,12 @@ def _inject(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
     """The cotangent that the outer objective gives the iterate before this step."""
     if _windowed(coder, level):
         # Only the start is an iterate of the window that stands before its first step, and of the first window alone.
-        return [If(" and ".join(f"step in d_{coder.writer.name(n)}_at" for n in level.names), tuple(_injected(coder, level, cotangent)))]
+        return [
+            If(
+                " and ".join(f"step in d_{coder.writer.name(n)}_at" for n in level.names),
+                tuple(_injected(coder, level, cotangent)),
+            )
+        ]
     return _injected(coder, level, cotangent)
 
 
@@ -378,7 +388,9 @@ def _injected(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
     lines: list[Statement] = []
     for variable in level.variables:
         value = coder.writer.name(variable.name)
-        lines.append(Assign(f"d_{value}" if variable.domain or len(level.variables) > 1 else "moved", f"d_{value}_at[step]"))
+        lines.append(
+            Assign(f"d_{value}" if variable.domain or len(level.variables) > 1 else "moved", f"d_{value}_at[step]")
+        )
     lines += _to_free(coder, level, "states[step][0]")
     names = own(coder, level)
     if len(names) == 1:

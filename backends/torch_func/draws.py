@@ -104,9 +104,7 @@ def sample(writer: Writer, source: ir.Expr, counts: list[str], key: str, depth: 
     return f"draw({text}, {', '.join(counts)}, {key}{f', {depth}' if depth else ''})"
 
 
-def distribution(
-    writer: Writer, source: ir.Builtin, key: str, like: str, type_: Type, shape: tuple[str, ...]
-) -> str:
+def distribution(writer: Writer, source: ir.Builtin, key: str, like: str, type_: Type, shape: tuple[str, ...]) -> str:
     """normal(...) or uniform(...), as one array of `shape` or like a tree."""
     first, second = (write(writer, a) for a in source.arguments)
     template = like if like not in ("", "dtype") else "torch.empty(0, device=device, dtype=dtype)"

@@ -44,6 +44,7 @@ PHASE = Class(
         ("values", "Callable"),
         ("reads", "tuple"),
         ("reports", "dict"),
+        ("solves", "dict"),
     ),
     "An outermost level; its functions are pure. `reads`: solutions of earlier levels, given to each of them last.",
 )
@@ -55,13 +56,24 @@ def emit(plan: Plan, version: str) -> str:
     functions = [f for step in plan.steps for f in _functions(coder, step)]
     for level in plan.program.levels:
         functions += [top.begin_function(coder, level), top.values_function(coder, level)]
+        functions += top.solve_functions(coder, level)
     result = top.phases(coder, plan)
     body: list[Statement] = [*_params(coder), *let_functions(coder.writer), *_titled(plan, functions), *result]
     build = Function("build", (*_parts(coder), 'device="cpu"', "dtype=torch.float32"), _build_doc(plan), tuple(body))
     text = to_text(Module("", (build,))).partition("\n\n")[2]
     runtime = inline.runtime_text(f"{text} make_key")
     header = HEADER + ("import cma\nimport numpy\nimport copy\n" if "Evolution" in runtime else "")
-    statements = (Text(header), Comment("---- runtime"), Text("\n"), Text(runtime), Text("\n"), STATE, Text(""), PHASE, Text(""))
+    statements = (
+        Text(header),
+        Comment("---- runtime"),
+        Text("\n"),
+        Text(runtime),
+        Text("\n"),
+        STATE,
+        Text(""),
+        PHASE,
+        Text(""),
+    )
     head = Module(_doc(plan, version), (*statements, Comment("---- the recipe"), Text("\n")))
     return to_text(head) + "\n\n" + text
 
@@ -69,7 +81,21 @@ def emit(plan: Plan, version: str) -> str:
 def _writer(plan: Plan) -> Writer:
     program = plan.program
     constants = frozenset({u.name for u in program.uses} | {p.name for p in program.params})
-    operations: tuple[str, ...] = ("start", "draw", "objective", "gradient", "update", "forward", "pullback", "move", "advance", "slope", "attach", "begun", "losses")
+    operations: tuple[str, ...] = (
+        "start",
+        "draw",
+        "objective",
+        "gradient",
+        "update",
+        "forward",
+        "pullback",
+        "move",
+        "advance",
+        "slope",
+        "attach",
+        "begun",
+        "losses",
+    )
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}
@@ -95,7 +121,9 @@ def _functions(coder: Coder, step: Step) -> list[Function]:
                 gradient = valued.estimate_function if estimated else gradients.gradient_function
                 losses = valued.losses_function(coder, level)
                 return [losses, gradient(coder, step)]
-            return [windows.gradient_function(coder, level, *cut, step) if cut else gradients.gradient_function(coder, step)]
+            return [
+                windows.gradient_function(coder, level, *cut, step) if cut else gradients.gradient_function(coder, step)
+            ]
         case "update":
             return [levels.update_function(coder, step)]
         case "forward":
@@ -140,7 +168,7 @@ def _params(coder: Coder) -> list[Statement]:
 
     found: list[Statement] = []
     for param in coder.program.params:
-        place = (param.span.start, param.span.end)
+        place = param.span
         at = f"{param.span.source.name.rpartition('/')[2]}:{param.span.line}"
         if place not in coder.plan.settings:
             found.append(Assign(coder.writer.name(param.name), repr(param.value), at))

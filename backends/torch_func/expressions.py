@@ -13,6 +13,7 @@ from bilevel import ir
 from bilevel.backends.source import Comment, Function, Return, Statement
 from bilevel.backends.torch_func.naming import python_name
 from bilevel.dsl.types import Array, Tree, Type, Union, Unknown
+from bilevel.errors import Span
 
 OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "^": "power"}
 RENAMED = {"sum": "total", "max": "largest", "min": "smallest", "abs": "absolute"}
@@ -23,7 +24,7 @@ REDUCERS = {"mean": "mean(0)", "sum": "sum(0)", "max": "amax(0)", "min": "amin(0
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4}
 
 Axes = Mapping[str, tuple[str, ...]]
-Place = tuple[int, int]
+Place = Span
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ def write(writer: Writer, expr: ir.Expr, parent: int = 0) -> str:
 
 
 def _constant(writer: Writer, expr: ir.Expr, value: int | float | str) -> str:
-    name = writer.settings.get((expr.span.start, expr.span.end))
+    name = writer.settings.get(expr.span)
     return name if name is not None else repr(value)
 
 
@@ -111,7 +112,11 @@ def _operate(writer: Writer, expr: ir.Operate, parent: int) -> str:
 def _builtin(writer: Writer, name: str, arguments: tuple[ir.Expr, ...]) -> str:
     inner = ", ".join(write(writer, a) for a in arguments)
     if name in ("arange", "eye"):
-        return f"torch.{name}({inner}, device=device)" if name == "arange" else f"torch.eye({inner}, device=device, dtype=dtype)"
+        return (
+            f"torch.{name}({inner}, device=device)"
+            if name == "arange"
+            else f"torch.eye({inner}, device=device, dtype=dtype)"
+        )
     if name in FACTORED and isinstance(arguments[0].type, Tree) and arguments[0].type.kind in ("kron", "factors"):
         return f"{name}_kron({inner})"
     return f"{RENAMED.get(name, name)}({inner})"
@@ -287,7 +292,7 @@ def _settings(writer: Writer, expr: ir.Expr) -> set[str]:
     """The replaceable literals inside an expression."""
     if not writer.settings:
         return set()
-    places = {(e.span.start, e.span.end) for e in ir.walk(expr) if isinstance(e, ir.Constant)}
+    places = {e.span for e in ir.walk(expr) if isinstance(e, ir.Constant)}
     return {name for place, name in writer.settings.items() if place in places}
 
 

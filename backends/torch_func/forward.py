@@ -25,6 +25,7 @@ from bilevel.backends.torch_func.levels import (
 )
 from bilevel.kinds import kind
 from bilevel.modes import Implicit, Leaping, Tangents, Unroll
+from bilevel.modes.closed_form import formula
 from bilevel.plan import Step
 
 
@@ -38,7 +39,11 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
             return implicit.until_functions(coder, level, step)
     match coder.plan.choices[level.name].adjoint:
         case Unroll(update=True):
-            return [advance_function(coder, level), windows.begin_function(coder, level), _plain(coder, level, step, None)]
+            return [
+                advance_function(coder, level),
+                windows.begin_function(coder, level),
+                _plain(coder, level, step, None),
+            ]
         case Unroll(store="residuals"):
             return [move_function(coder, level), _with_residuals(coder, level, step)]
         case Unroll(store="even" | "binomial") as adjoint:
@@ -105,7 +110,9 @@ def move_function(coder: Coder, level: ir.Level) -> Function:
         body: list[Statement] = [*unpack, Return(f"{update}, ()")]
     else:
         body = [*unpack, Assign("gradient", coder.call(f"{level.name}_gradient")), Return(update)]
-    needed = coder.needs(f"{level.name}_gradient", f"{level.name}_update", without=[*x, "variables", "solver", "gradient"])
+    needed = coder.needs(
+        f"{level.name}_gradient", f"{level.name}_update", without=[*x, "variables", "solver", "gradient"]
+    )
     doc = f"One whole step of {level.name}."
     return coder.function(f"{level.name}_move", [name, "solver", *needed], doc, body, None, 2)
 
@@ -137,7 +144,7 @@ def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
 
 
 def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
-    """The stationary point of a quadratic objective, from one linear system for each copy."""
+    """The stationary point: from one linear system for each copy, or by the formula that sympy finds."""
     names = own(coder, level)
     x = pack(names)
     name = x if len(names) == 1 else "variables"
@@ -145,12 +152,22 @@ def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
     gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
     function = f"lambda {name}: {unpack}{gradient}{f')(*{name})' if unpack else ''}"
     start = coder.call(f"{level.name}_start")
-    solved = f'stationary_point({function}, {start}, {len(level.batched)}, "{level.name}")'
+    solution = formula(level)
+    value = "" if solution is None else f"{_copied_value(coder, level, solution)}, "
+    solver = "stationary_point" if solution is None else "formula_point"
+    solved = f'{solver}({value}{function}, {start}, {len(level.batched)}, "{level.name}")'
     body: list[Statement] = [Assign("step", "0"), *keys(coder, level, "1"), *step_body(coder, level)]
     body += [Assign(x, solved), Return(f"[({x}, ())]")]
     parameters = level_parameters(coder, level, ["start", "draw", "gradient"])
     doc = f"The stationary point of the objective of {level.name}{per(level)}, in closed form."
     return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span, 0)
+
+
+def _copied_value(coder: Coder, level: ir.Level, solution: ir.Expr) -> str:
+    """A formula for all copies of a level, as text."""
+    reads = free_reads(solution) | draws.axis_values(coder.program, level.batched)
+    text = f"torch.as_tensor({write(coder.writer, solution)}, device=device, dtype=dtype)"
+    return mapped(coder.writer, text, level.batched, reads)
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------
@@ -224,7 +241,10 @@ def _chosen(coder: Coder, level: ir.Level, leap: Leaping) -> list[Statement]:
     x, depth = pack(names), len(level.batched)
     if leap.choose is None:
         shape = "".join(f"length({coder.writer.name(a)}, {i}), " for i, a in enumerate(level.batched))
-        return [Assign(x, "points[0][1]"), Assign("gamma", f"torch.full(({shape}), points[0][0], device=device, dtype=dtype)")]
+        return [
+            Assign(x, "points[0][1]"),
+            Assign("gamma", f"torch.full(({shape}), points[0][0], device=device, dtype=dtype)"),
+        ]
     sense, expr = leap.choose
     score = _over_points(coder, level, expr)
     lines: list[Statement] = [Assign("scores", f"-{score}" if sense == "max" else score)]
@@ -287,5 +307,3 @@ def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
         return _function(coder, level, step, body, "all, each with its tangents")
     body += [Loop("step", f"range({steps})", loop), Return(f"[({x}, solver, tangents)]")]
     return _function(coder, level, step, body, "the last with its tangents")
-
-

@@ -127,7 +127,9 @@ def _objective_gradient(coder: Coder, level: ir.Level) -> list[Statement]:
     given = coder.call(objective).removeprefix(objective)
     argnums = f"({', '.join(map(str, places))}{',' * (len(places) == 1)})"
     left = f"({', '.join(targets)}{',' * (len(targets) == 1)})"
-    lines: list[Statement] = [Assign(f"{left}, value" if top else left, f"{operator}({objective}, argnums={argnums}){given}")]
+    lines: list[Statement] = [
+        Assign(f"{left}, value" if top else left, f"{operator}({objective}, argnums={argnums}){given}")
+    ]
     for name in solutions(coder, level):
         if f"d_{name}" not in targets and not _pulled(coder, level, name):
             lines.append(Assign(f"d_{name}", f"zeros({name})"))

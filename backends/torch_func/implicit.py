@@ -135,7 +135,10 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     if line_searches(level):
         body.append(Assign(x, valued.search_text(coder, level, _tolerance(coder, duration), cap)))
     else:
-        body += [*keys(coder, level, cap), Loop("step", f"range({cap})", tuple(_one_step(coder, level, x, duration, depth)))]
+        body += [
+            *keys(coder, level, cap),
+            Loop("step", f"range({cap})", tuple(_one_step(coder, level, x, duration, depth))),
+        ]
     body += [*_last_slope(coder, level, depth)]
     if _is_attached(coder, level):
         body += [Comment("from here on a function of what the level reads, whatever path led here")]
@@ -208,10 +211,14 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     names = targets(coder, level)
     x = pack(own(coder, level))
     packed = _packed(coder, level)
-    body: list[Statement] = [Assign(packed, "states[-1][0]")] if len(level.variables) > 1 else [Assign(x, "states[-1][0]")]
+    body: list[Statement] = (
+        [Assign(packed, "states[-1][0]")] if len(level.variables) > 1 else [Assign(x, "states[-1][0]")]
+    )
     if adjoint.through is not None:
         spots = [""] if len(level.names) == 1 else [f"[{i}]" for i in range(len(level.names))]
-        body += [Assign(coder.writer.name(f"@{n}"), f"[states[0][0]{i}]") for n, i in zip(level.names, spots, strict=True)]
+        body += [
+            Assign(coder.writer.name(f"@{n}"), f"[states[0][0]{i}]") for n, i in zip(level.names, spots, strict=True)
+        ]
     body.append(Assign("product", product(coder, level, adjoint, packed, {})))
     if _is_attached(coder, level):
         body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))
@@ -222,7 +229,12 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     through = [t for t in names if t in coder.known[_system(coder, level)]]
     call = coder.call(_system(coder, level))
     body.append(Assign("_, pull", f"vjp(lambda {', '.join(through)}: {call}, {', '.join(through)})"))
-    body.append(Assign(f"({', '.join(f'd_{t}' for t in through)},)", "pull(solved)" if adjoint.printed else "pull(negative(solved))"))
+    body.append(
+        Assign(
+            f"({', '.join(f'd_{t}' for t in through)},)",
+            "pull(solved)" if adjoint.printed else "pull(negative(solved))",
+        )
+    )
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in through]
     return body
 
@@ -281,5 +293,3 @@ def _straight(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, sto
     """The product that is not transposed."""
     call = coder.call(f"{level.name}_slope", **{k: v for k, v in stopped.items() if k != packed})
     return f"lambda cotangent: jvp(lambda {packed}: {call}, (fixed,), (cotangent,))[1]"
-
-

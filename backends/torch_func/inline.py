@@ -12,7 +12,27 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-MODULES = ("random", "tree", "functions", "domains", "initial", "sampling", "solvers", "rates", "keepers", "learned", "mirror", "checkpoints", "tangents", "linear", "lbfgs", "zeroth", "leaps", "estimates", "evolution")
+MODULES = (
+    "random",
+    "tree",
+    "functions",
+    "domains",
+    "initial",
+    "sampling",
+    "solvers",
+    "rates",
+    "keepers",
+    "learned",
+    "mirror",
+    "checkpoints",
+    "tangents",
+    "linear",
+    "lbfgs",
+    "zeroth",
+    "leaps",
+    "estimates",
+    "evolution",
+)
 """the runtime, each module after those it uses"""
 
 FAIL = '''def fail(code, message, why="", fix=""):

@@ -26,8 +26,6 @@ from bilevel.kinds import is_searched, kind
 from bilevel.modes import Leaping, Unroll
 from bilevel.plan import Plan, Step
 
-OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
-
 
 @dataclass(slots=True)
 class Coder:
@@ -140,7 +138,10 @@ def start_function(coder: Coder, step: Step) -> Function:
     texts = [draws.start(coder.writer, coder.program, level, v) for v in level.variables]
     free = [domain_call(v, t, "_free") if v.domain else t for v, t in zip(level.variables, texts, strict=True)]
     exprs = [v.start for v in level.variables if v.start is not None]
-    needed = [*parameters_of(coder.writer, *exprs), *(coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched))]
+    needed = [
+        *parameters_of(coder.writer, *exprs),
+        *(coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched)),
+    ]
     needed += [coder.writer.name(a) for a in level.lists]  # the network that `from 0.3` fills
     parameters = [p for p in dict.fromkeys(needed) if any(_mentions(t, p) for t in texts)]
     doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{per(level)}."
@@ -165,7 +166,9 @@ def draw_function(coder: Coder, step: Step) -> Function:
     exprs: list[ir.Expr] = []
     axes: set[str] = {a for a in level.batched if not a.startswith("@")}
     for index in level.indices:
-        lines.append(_assign(coder, index.name, draws.index_draw(coder.writer, coder.program, level, index), index.span))
+        lines.append(
+            _assign(coder, index.name, draws.index_draw(coder.writer, coder.program, level, index), index.span)
+        )
         exprs.append(index.source)
     for draw in level.draws:
         lines.append(_assign(coder, draw.name, _draw_text(coder, level, draw), draw.span))
@@ -217,7 +220,9 @@ def objective_function(coder: Coder, step: Step) -> Function:
     first = [n for n in (*solutions(coder, level), *inner_names(coder, level)) if n in names]
     indices = [coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched)]
     rest = [n for n in dict.fromkeys([*names, *indices, "weight"]) if n not in first]
-    doc = f"What {level.name} {level.objective.sense}s" + (f", summed over {' and '.join(level.batched)}" if level.batched else "")
+    doc = f"What {level.name} {level.objective.sense}s" + (
+        f", summed over {' and '.join(level.batched)}" if level.batched else ""
+    )
     negative = ", as a negative number" if level.objective.sense == "maximize" else ""
     return coder.function(f"{level.name}_objective", [*first, *rest], f"{doc}{negative}.", [Return(text)], step.span)
 
@@ -281,7 +286,9 @@ def own_lists(coder: Coder, inner: ir.Level) -> list[str]:
     return [a for a in inner.lists if a not in around.copies]
 
 
-def per_element(coder: Coder, inner: ir.Level, call: str, *functions: str, more: dict[str, tuple[str, ...]] | None = None) -> str:
+def per_element(
+    coder: Coder, inner: ir.Level, call: str, *functions: str, more: dict[str, tuple[str, ...]] | None = None
+) -> str:
     """A call made once for each element of the lists of a level, as lists in lists; else the call itself."""
     lists = own_lists(coder, inner)
     if not lists:
@@ -355,7 +362,10 @@ def _next_function(coder: Coder, level: ir.Level, step: Step) -> Function:
     x = names[0] if len(names) == 1 else "variables"
     given = level.phases[0].solvers[0].arguments
     ordered = [given[v.name if v.name in given else "value"] for v in level.variables]
-    body: list[Statement] = [*([Assign(", ".join(names), x)] if len(names) > 1 else []), *to_values(coder, level, pack(names))]
+    body: list[Statement] = [
+        *([Assign(", ".join(names), x)] if len(names) > 1 else []),
+        *to_values(coder, level, pack(names)),
+    ]
     for inner in used_levels(coder, level):
         body += solve(coder, inner)
     texts = []
@@ -394,8 +404,10 @@ def _picked(source: str, places: list[int]) -> str:
 
 def _solver_call(coder: Coder, level: ir.Level, solver: ir.Solver, x: str, state: str, gradient: str) -> str:
     total = _total(coder, level) if solver_text.is_scheduled(solver) else ""
-    if level.parent is None and solver.name in OPTIMIZERS:
-        return _optimizer_call(solver, solver_text.arguments(coder.writer, solver, total), x, state, gradient)
+    if level.parent is None and solver.name in solver_text.OPTIMIZERS:
+        return solver_text.optimizer_call(
+            solver, solver_text.arguments(coder.writer, solver, total), x, state, gradient
+        )
     return solver_text.call(coder.writer, level, solver, total, x, state, gradient)
 
 
@@ -405,18 +417,6 @@ def _total(coder: Coder, level: ir.Level) -> str:
     return f"({write(coder.writer, duration.cap) if isinstance(duration, ir.Until) else steps_text(coder, level)})"
 
 
-def _optimizer_call(solver: ir.Solver, arguments: dict[str, str], x: str, state: str, gradient: str) -> str:
-    """torch.optim's own optimiser, with our names for its options."""
-    options = {n: t for n, t in arguments.items() if n not in ("beta1", "beta2", "epsilon", "clip")}
-    if "beta1" in arguments or "beta2" in arguments:
-        options["betas"] = f"({arguments.get('beta1', '0.9')}, {arguments.get('beta2', '0.999')})"
-    if "epsilon" in arguments:
-        options["eps"] = arguments["epsilon"]
-    inner = ", ".join(f'"{n}": {t}' for n, t in options.items())
-    clip = f", clip={arguments['clip']}" if "clip" in arguments else ""
-    return f"torch_optimize(torch.optim.{OPTIMIZERS[solver.name]}, {{{inner}}}, {x}, {state}, {gradient}{clip})"
-
-
 def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
     """The solver's state before the first step."""
     solvers = level.phases[0].solvers
@@ -424,7 +424,7 @@ def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
     texts = []
     for solver in solvers:
         mine = x if len(solvers) == 1 else _picked(x, [places[n] for n in solver.variables])
-        optimizer = level.parent is None and solver.name in OPTIMIZERS
+        optimizer = level.parent is None and solver.name in solver_text.OPTIMIZERS
         texts.append("()" if optimizer else solver_text.state(coder.writer, solver, mine))
     return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
 
@@ -454,7 +454,7 @@ def _replaced_count(coder: Coder, duration: ir.Steps) -> str | None:
     """The name of the number of steps where a report replaces that of `for k in a..b`."""
     if duration.first is None:
         return None
-    return coder.plan.settings.get((duration.first.span.start, duration.count.span.end))
+    return coder.plan.settings.get(duration.first.span.to(duration.count.span))
 
 
 def _batches(coder: Coder, level: ir.Level) -> str:

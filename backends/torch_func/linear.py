@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import jvp, vmap
 
 from bilevel.backends.torch_func.tree import Tree, leaves, subtract, tree_map
 
@@ -57,7 +57,9 @@ def largest_each(tree: Tree, depth: int) -> Tensor:
 
 def where_each(chosen: Tensor, left: Tree, right: Tree) -> Tree:
     """Copies of `left` where `chosen` (bool[*copies]), of `right` elsewhere."""
-    return tree_map(lambda a, b: torch.where(chosen.reshape(chosen.shape + (1,) * (a.dim() - chosen.dim())), a, b), left, right)
+    return tree_map(
+        lambda a, b: torch.where(chosen.reshape(chosen.shape + (1,) * (a.dim() - chosen.dim())), a, b), left, right
+    )
 
 
 def relative_residual(product: Product, v: Tree, b: Tree, depth: int) -> Tensor:
@@ -103,9 +105,7 @@ def largest_curvature(product: Product, b: Tree, depth: int, rounds: int = 12) -
     return v.norm(dim=-1)
 
 
-def neumann(
-    product: Product, b: Tree, depth: int, tol: float, steps: int, scale: float | None
-) -> tuple[Tree, Tensor]:
+def neumann(product: Product, b: Tree, depth: int, tol: float, steps: int, scale: float | None) -> tuple[Tree, Tensor]:
     """scale * sum over j of (I - scale H)^j b (papers/002, eq. 2.27; 2.28 with the sign of 4.6).
 
     `steps` terms, or fewer where a term falls below `tol` times the first. Converges where scale times the largest
@@ -170,7 +170,9 @@ def dense(product: Product, b: Tree, depth: int) -> Tensor:
     like = flat(b, depth)
     size = like.shape[-1]
     units = torch.eye(size, dtype=like.dtype, device=like.device)
-    columns: Tensor = vmap(lambda unit: flat(product(unflat(unit.expand_as(like), b, depth)), depth), out_dims=-1)(units)
+    columns: Tensor = vmap(lambda unit: flat(product(unflat(unit.expand_as(like), b, depth)), depth), out_dims=-1)(
+        units
+    )
     return columns
 
 
@@ -246,3 +248,19 @@ def stationary_point(gradient: Callable[[Tree], Tree], like: Tree, depth: int, n
         raise Failure("B705", f"the system of `{name}` is indefinite: its stationary point is no optimum")
     solved = torch.linalg.solve(matrix, -flat(at_origin, depth)[..., None])[..., 0]
     return unflat(solved, like, depth)
+
+
+def formula_point(value: Tensor, gradient: Callable[[Tensor], Tensor], like: Tensor, depth: int, name: str) -> Tensor:
+    """The `value` of a formula for the minimum of each copy, real[*copies, ...], in the shape of `like`.
+
+    `gradient` acts on every entry by itself. Fails where the value is no minimum (B705): the formula was found for
+    symbols, and numbers can still make it complex, or its curvature negative.
+    """
+    shape = (*value.shape[:depth], *(1,) * (like.dim() - value.dim()), *value.shape[depth:])
+    point = value.reshape(shape) + torch.zeros_like(like)
+    still = point.detach()
+    slope, curvature = (found.detach() for found in jvp(gradient, (still,), (torch.ones_like(still),)))
+    off = slope.abs() > math.sqrt(torch.finfo(like.dtype).eps) * curvature * (1.0 + still.abs())
+    if not bool(((curvature > 0) & ~off).all()):
+        raise Failure("B705", f"the closed form of `{name}` is no minimum for these numbers")
+    return point

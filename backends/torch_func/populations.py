@@ -53,7 +53,7 @@ def values(coder: Coder, level: ir.Level) -> list[Statement]:
 
 def no_gradient(level: ir.Level) -> list[Statement]:
     """What stands in place of a hypergradient."""
-    text = f"`{level.name}` is moved by {level.phases[0].solvers[0].name}, which compares values: it has no hypergradient"
+    text = (
+        f"`{level.name}` is moved by {level.phases[0].solvers[0].name}, which compares values: it has no hypergradient"
+    )
     return [Assign("", f'raise Failure("B509", "{text}")')]
-
-

@@ -96,7 +96,9 @@ def _random(make: Callable[..., Tensor], keys: Tensor, like: Tree, shape: tuple[
 class Network:
     """A torch module as a function of its parameters: `net(w, x)` is f_w(x)."""
 
-    def __init__(self, module: nn.Module, parts: dict[str, str], dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self, module: nn.Module, parts: dict[str, str], dtype: torch.dtype, device: torch.device | str
+    ) -> None:
         self.module = module.to(device=device, dtype=dtype)
         self.parts, self.dtype = parts, dtype
 

@@ -14,6 +14,10 @@ STATEFUL = ("sgd", "adam", "adamw", "rmsprop")
 """solvers with a function NAME_state"""
 
 
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+"""those that torch.optim has, under its names: they move outermost levels"""
+
+
 def exprs(solver: ir.Solver) -> list[ir.Expr]:
     """All expressions of a solver."""
     return [*solver.arguments.values(), *([solver.learned] if solver.learned is not None else [])]
@@ -118,3 +122,15 @@ def _momentum(writer: Writer, solver: ir.Solver) -> str:
         return ""
     known = isinstance(momentum, ir.Constant) or momentum.reads <= writer.constants
     return f", {write(writer, momentum)}" if known else ", 1.0"
+
+
+def optimizer_call(solver: ir.Solver, arguments: dict[str, str], x: str, state: str, gradient: str) -> str:
+    """torch.optim's own optimiser, with our names for its options."""
+    options = {n: t for n, t in arguments.items() if n not in ("beta1", "beta2", "epsilon", "clip")}
+    if "beta1" in arguments or "beta2" in arguments:
+        options["betas"] = f"({arguments.get('beta1', '0.9')}, {arguments.get('beta2', '0.999')})"
+    if "epsilon" in arguments:
+        options["eps"] = arguments["epsilon"]
+    inner = ", ".join(f'"{n}": {t}' for n, t in options.items())
+    clip = f", clip={arguments['clip']}" if "clip" in arguments else ""
+    return f"torch_optimize(torch.optim.{OPTIMIZERS[solver.name]}, {{{inner}}}, {x}, {state}, {gradient}{clip})"

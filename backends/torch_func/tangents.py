@@ -32,7 +32,9 @@ def basis(targets: tuple[Tree, ...]) -> tuple[Tree, ...]:
     return made
 
 
-def push_into(start: Callable[..., Tree], targets: tuple[Tree, ...], directions: tuple[Tree, ...], solver: Tree) -> Tree:
+def push_into(
+    start: Callable[..., Tree], targets: tuple[Tree, ...], directions: tuple[Tree, ...], solver: Tree
+) -> Tree:
     """Tangents of the first state: those of the start, and zeros for the solver's state."""
     begun = vmap(lambda direction: jvp(start, targets, direction)[1])(directions)
     count = leaves(directions)[0].shape[0]

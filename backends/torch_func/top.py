@@ -88,7 +88,10 @@ def _moved(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     if cut is not None:
         return [*windows.windows_body(coder, level, *cut), Assign("ends, notes", "{}, {}")]
     update = coder.call(f"{level.name}_update", variables=x, solver="state.solver", count="state.step")
-    return [Assign("gradient, value, ends, notes", coder.call(f"{level.name}_gradient")), Assign(f"{x}, solver", update)]
+    return [
+        Assign("gradient, value, ends, notes", coder.call(f"{level.name}_gradient")),
+        Assign(f"{x}, solver", update),
+    ]
 
 
 def _first_window(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -239,9 +242,50 @@ def phases(coder: Coder, plan: Plan) -> list[Statement]:
         reads = "".join(f'"{n}", ' for n in outside(coder, level)).rstrip()
         texts.append(
             f'Phase("{level.name}", ({names}), {steps_text(coder, level)}, {level.name}_begin, {level.name}_step, '
-            f"{level.name}_hypergradient, {level.name}_values, ({reads}), {{{', '.join(reports)}}})"
+            f"{level.name}_hypergradient, {level.name}_values, ({reads}), {{{', '.join(reports)}}}, "
+            f"{{{', '.join(_solve_entry(coder, level, i) for i in solvable(coder, level))}}})"
         )
     return [Return(f"({', '.join(texts)},)")]
+
+
+def solvable(coder: Coder, level: ir.Level) -> list[ir.Level]:
+    """The levels inside that can be solved by themselves, on indices and draws that the user gives."""
+    searched = is_searched(level)
+    return [i for i in level.levels if f"{i.name}_forward" in coder.known and not searched and not i.lists]
+
+
+def _given(coder: Coder, level: ir.Level, inner: ir.Level) -> list[str]:
+    """What a solve of a level needs besides the variables of the level around it."""
+    here = [*own(coder, level), *(coder.writer.name(n) for n in level.names), *outside(coder, level)]
+    settings = set(coder.plan.settings.values())
+    needed = coder.known[f"{inner.name}_forward"]
+    return [p for p in needed if p not in (*here, "key", "keep", f"{inner.name}_begin") and p not in settings]
+
+
+def _solve_entry(coder: Coder, level: ir.Level, inner: ir.Level) -> str:
+    names = "".join(f'"{n}", ' for n in _given(coder, level, inner)).rstrip()
+    return f'"{inner.name}": ({level.name}_solve_{inner.name}, ({names}))'
+
+
+def solve_functions(coder: Coder, level: ir.Level) -> list[Function]:
+    """One function for each level inside that solves it from a state, on what the user gives."""
+    return [_solve_function(coder, level, inner) for inner in solvable(coder, level)]
+
+
+def _solve_function(coder: Coder, level: ir.Level, inner: ir.Level) -> Function:
+    found = [f'"{n}": {coder.writer.name(n)}' for n in inner.names]
+    body: list[Statement] = [
+        Assign("key", f'fold(fold(key, "{level.name}"), "solve")'),
+        *_settings(coder, level),
+        *_own_values(coder, level),
+        *_values(coder, level),
+        *_ends(coder, level),
+        *solve(coder, inner, False),
+        Return("{" + ", ".join(found) + "}"),
+    ]
+    parameters = ["state", "key", *_given(coder, level, inner), *outside(coder, level)]
+    doc = f"The solution of {inner.name} at a state of {level.name}, as the recipe writes it."
+    return coder.function(f"{level.name}_solve_{inner.name}", parameters, doc, body, inner.span, len(parameters))
 
 
 def values_function(coder: Coder, level: ir.Level) -> Function:

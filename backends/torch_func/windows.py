@@ -61,7 +61,9 @@ def gradient_function(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: U
     body += _pull(coder, level, inner)
     body += _back(coder, level)
     gradient = pack([f"d_{n}" for n in solutions(coder, level)])
-    carried = f"each_listed(lambda states: stop(states[-1][:2]), states, {len(lists)})" if lists else "stop(states[-1][:2])"
+    carried = (
+        f"each_listed(lambda states: stop(states[-1][:2]), states, {len(lists)})" if lists else "stop(states[-1][:2])"
+    )
     body.append(Return(f"{gradient}, value, {carried}"))
     parameters = _parameters(coder, level, inner)
     doc = f"Gradient of the objective of {level.name} through {window} steps of {inner.name}, and the state after them."
@@ -81,7 +83,9 @@ def _with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
     for variable in level.variables:
         if variable.domain is not None:
             name = coder.writer.name(variable.name)
-            lines.append(Assign(f"{name}, {name}_back", f"vjp(lambda free: {domain_call(variable, 'free')}, {name}_free)"))
+            lines.append(
+                Assign(f"{name}, {name}_back", f"vjp(lambda free: {domain_call(variable, 'free')}, {name}_free)")
+            )
     return lines
 
 
@@ -139,7 +143,12 @@ def _complete(coder: Coder, inner: ir.Level, targets: list[str]) -> list[Stateme
         if iterates not in targets:
             lines.append(Assign(f"d_{iterates}", f"zeros({iterates})"))
         if solution in targets:
-            lines.append(Assign(f"d_{iterates}[first + len(states) - 1]", f"add(d_{iterates}[first + len(states) - 1], d_{solution})"))
+            lines.append(
+                Assign(
+                    f"d_{iterates}[first + len(states) - 1]",
+                    f"add(d_{iterates}[first + len(states) - 1], d_{solution})",
+                )
+            )
     return lines
 
 

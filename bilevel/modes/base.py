@@ -13,7 +13,7 @@ from bilevel import ir
 from bilevel.facts import LevelFacts
 
 Class = Literal["exact", "biased", "surrogate", "values", "-"]
-Reason = Literal["", "class", "semantics", "solver", "path", "smooth", "version", "pinned"]
+Reason = Literal["", "class", "semantics", "solver", "path", "smooth", "version", "pinned", "formula"]
 
 
 SEARCHED = "step lengths that `lbfgs` searches for have no derivative; the point it ends at has, by `ift`"

@@ -1,6 +1,7 @@
-"""A closed form: the gradient of the objective is linear, so that one linear system gives the solution.
+"""A closed form: an objective of degree two, by one linear system, or an elementwise formula, solved by sympy.
 
-The derivative is that of the solution of the system, by substitution; nothing is iterated.
+The derivative is that of the solution itself, by substitution; nothing is iterated. sympy is imported for levels
+whose objective is not of degree two, and for no others.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import ir
-from bilevel.dsl.degree import degree
+from bilevel.dsl.degree import OTHER, degree
+from bilevel.dsl.dependence import influences
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind
 from bilevel.modes.base import Class, Substitute, Verdict
@@ -25,7 +27,7 @@ class ClosedForm:
     def accepts(self, level: ir.Level, facts: LevelFacts) -> Verdict:
         if kind(level) != "closed form":
             return Verdict(False, "semantics", "the level is solved by steps")
-        return quadratic(level)
+        return solvable(level)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "exact"
@@ -34,14 +36,47 @@ class ClosedForm:
         return Substitute() if facts.targets else None
 
 
-def quadratic(level: ir.Level) -> Verdict:
-    """Whether the objective has degree 2 in the level's variables, in their own coordinates."""
-    names = frozenset(level.names)
+def solvable(level: ir.Level) -> Verdict:
+    """Whether the objective has degree two in the level's variables, or is a formula with one minimum."""
     if level.objective is None or any(v.domain is not None for v in level.variables):
         return Verdict(False, "semantics", "a closed form needs an objective and no domain", "B408")
-    found = degree(level.objective.value, names)
-    if found != 2:
-        spelled = {0: "does not contain", 1: "is linear in"}.get(found, "is not quadratic in")
-        text = level.objective.value.span.text
-        return Verdict(False, "semantics", f"`{text}` {spelled} `{', '.join(level.names)}`", "B408")
+    for inner in level.levels:
+        if influences(inner) & set(level.names):
+            why = f"`{inner.name}` is solved inside it, and its solution is no formula of `{', '.join(level.names)}`"
+            return Verdict(False, "semantics", why, "B408")
+    found = _degree(level)
+    if found == 2:
+        return Verdict(True)
+    if found == OTHER:
+        return _by_formula(level)
+    spelled = "does not contain" if found == 0 else "is linear in"
+    text = level.objective.value.span.text
+    return Verdict(False, "semantics", f"`{text}` {spelled} `{', '.join(level.names)}`", "B408")
+
+
+def _degree(level: ir.Level) -> int:
+    return OTHER if level.objective is None else degree(level.objective.value, frozenset(level.names))
+
+
+def _by_formula(level: ir.Level) -> Verdict:
+    """Whether sympy finds the one minimum of an elementwise formula."""
+    from bilevel.modes.formulas import Unsolved, minimum
+
+    try:
+        minimum(level)
+    except Unsolved as error:
+        if error.solved:
+            return Verdict(False, "formula", str(error), "B408")
+        text = "" if level.objective is None else level.objective.value.span.text
+        names = ", ".join(level.names)
+        return Verdict(False, "semantics", f"`{text}` is not quadratic in `{names}`, and {error}", "B408")
     return Verdict(True)
+
+
+def formula(level: ir.Level) -> ir.Expr | None:
+    """The solution of a level as an expression, None where a linear system gives it."""
+    if _degree(level) == 2:
+        return None
+    from bilevel.modes.formulas import minimum
+
+    return minimum(level)

@@ -71,9 +71,15 @@ class ImplicitMode:
     def _through(self, level: ir.Level, facts: LevelFacts) -> Verdict:
         """The expression has to contain what is wanted, and the level's variables in their own coordinates."""
         assert self.through is not None
-        missing = [n for n in (*level.names, *facts.targets) if n not in self.through.depends and n not in facts.elsewhere]
+        missing = [
+            n for n in (*level.names, *facts.targets) if n not in self.through.depends and n not in facts.elsewhere
+        ]
         if missing or any(v.domain is not None for v in level.variables):
-            why = f"`{self.through.span.text}` does not contain `{missing[0]}`" if missing else "the variable has a domain"
+            why = (
+                f"`{self.through.span.text}` does not contain `{missing[0]}`"
+                if missing
+                else "the variable has a domain"
+            )
             return Verdict(False, "path", why, "B404")
         return Verdict(True)
 
@@ -81,7 +87,9 @@ class ImplicitMode:
         """Exact where a tolerance is promised for both residuals and nothing is drawn; measured in every step."""
         stationary = tests_gradient(level)
         linear = self.linear or Linear()
-        promised = linear.method == "exact" or (linear.method != "nystrom" and (linear.tol is not None or _bare(linear)))
+        promised = linear.method == "exact" or (
+            linear.method != "nystrom" and (linear.tol is not None or _bare(linear))
+        )
         if self.through is not None:
             return "biased"
         return "exact" if stationary and promised and not level.draws and self.batch is None else "biased"

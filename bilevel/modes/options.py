@@ -39,7 +39,9 @@ def _linear(node: nodes.Expr) -> Linear:
         guess = nearest(name, LINEAR)
         label = f"did you mean `{guess}`?" if guess else ""
         note = f"linear solvers: {', '.join(LINEAR)}"
-        raise RecipeError([Diagnostic("B506", f"`{node.span.text}` is not a linear solver", node.span, label, note=note)])
+        raise RecipeError(
+            [Diagnostic("B506", f"`{node.span.text}` is not a linear solver", node.span, label, note=note)]
+        )
     arguments = node.arguments if isinstance(node, nodes.Call) else ()
     values = _named(method, arguments)
     return Linear(

@@ -90,7 +90,9 @@ class Reverse:
         count = self.checkpoint if isinstance(self.checkpoint, int) else None
         window = self.window if self.window is not None and (self.update or self.window < steps_of(level)) else None
         if self.order == 1:
-            value: Literal["again", "kept", "unused"] = "unused" if not needs_value else "again" if self.update else "kept"
+            value: Literal["again", "kept", "unused"] = (
+                "unused" if not needs_value else "again" if self.update else "kept"
+            )
             return Unroll("none", value, store, count, window, self.update)
         product: Literal["mixed", "reverse"] = "mixed" if facts.symmetric and not _restricted(level) else "reverse"
         return Unroll(product, "again" if needs_value else "unused", store, count, window, self.update)

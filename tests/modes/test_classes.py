@@ -222,3 +222,32 @@ def test_order_one_keeps_a_variable_with_another_path() -> None:
     """`c` also stands in the outer objective: its path there is left, and nothing is refused."""
     made = scheduled(LOSS.replace("minimize (w - 1)^2", "minimize (w - 1)^2 + c^2"), fit="rmd(order = 1)")
     assert plan_text(made).exactness == "biased"
+
+
+DEEP = """recipe deep
+level a {
+  x : real from 0.7
+  level b {
+    y : real from x
+    level c {
+      z : real from 0.5 * y
+      level d {
+        u : real from z
+        minimize 0.5 * (u - x * z * y)^2 + 0.1 * u^4
+        by sgd(lr = 0.3) DURATION
+      }
+      minimize 0.5 * (u - 1)^2 + 0.1 * (z - y)^2
+      by sgd(lr = 0.3) for 2 steps
+    }
+    minimize (z - 0.3)^2 + 0.2 * (y - x)^2
+    by sgd(lr = 0.2) for 2 steps
+  }
+  minimize (y - 2)^2 + x^2
+  by sgd(lr = 0.1) for 2 steps
+}"""
+
+
+def test_an_implicit_level_that_needs_its_second_derivative_is_refused() -> None:
+    """It carries its first derivative; under three others the second is asked for, and would be wrong."""
+    assert codes(DEEP.replace("DURATION", "until stationary(1e-9) within 99 steps")) == ["B511"]
+    assert plan_text(DEEP.replace("DURATION", "for 3 steps")).exactness == "exact"
