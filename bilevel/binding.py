@@ -19,6 +19,7 @@ from bilevel.dsl import nodes
 from bilevel.dsl.parts import constant, not_registered
 from bilevel.dsl.types import Array, Model
 from bilevel.errors import Diagnostic, RecipeError, Span, fail
+from bilevel.hidden_noise import check_noise
 from bilevel.registry import Registry
 
 
@@ -140,6 +141,7 @@ def _placed(part: Any, use: ir.Use, device: torch.device, dtype: torch.dtype) ->
     """The part on the device, real numbers in the dtype; networks and data are looked over first."""
     if isinstance(part, nn.Module):
         _check_state(part, use)
+        check_noise(part, use)
         return part
     if isinstance(part, torch.Tensor) or _is_record(part):
         _check_finite(part, use)

@@ -27,6 +27,7 @@ def plan_text(plan: Plan, parts: Parts | None = None) -> str:
         _headline(plan),
         "\n".join(_equations(plan)),
         "\n".join(_sizes(plan, parts)),
+        "\n".join(_attention(parts)),
         *("\n".join(_one_step(plan, level)) for level in plan.program.levels),
         *("\n".join(_choice(plan, choice)) for choice in plan.choices.values()),
         "\n".join(_reports(plan)),
@@ -102,6 +103,20 @@ def _copies(program: ir.Program, axis: str) -> str:
     return source.count.span.text if isinstance(source, ir.Sample) and source.count is not None else axis
 
 
+def _attention(parts: Parts | None) -> Iterator[str]:
+    """The networks whose attention is kept from torch's fused kernels."""
+    if parts is None:
+        return
+    from torch import nn
+
+    from bilevel.backends.torch_func.attention import attends
+
+    for name, part in parts.objects.items():
+        listed = part if isinstance(part, list | tuple) else (part,)
+        if any(isinstance(item, nn.Module) and attends(item) for item in listed):
+            yield f"{name}: attention by the math kernel, since fused kernels have no second derivative"
+
+
 # ---- one step ------------------------------------------------------------------------------------------------
 
 
@@ -117,6 +132,9 @@ def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, s
     for index in level.indices:
         yield f"{pad}draw", f"{index.name} from {index.source.span.text}", "one vmap over its copies"
     for draw in level.draws:
+        if draw.name == ir.NOISE:
+            yield f"{pad}draw", f"{draw.name} of {draw.source.span.text}", f"one key{_each(level)}; none in reports"
+            continue
         yield f"{pad}draw", f"{draw.name} from {draw.source.span.text}", ""
     for inner in level.levels:
         if plan.facts[inner.name].unread:
@@ -130,6 +148,11 @@ def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, s
         if plan.choices[inner.name].adjoint is not None:
             yield f"{pad}backward", _backward(plan, inner), ""
     yield f"{pad}{level.phases[0].solvers[0].name}", f"{', '.join(level.names)}", ""
+
+
+def _each(level: ir.Level) -> str:
+    """The copies that have something each, members of a population left out."""
+    return f" for each {' and '.join(level.copies)}" if level.copies else ""
 
 
 def _solve(level: ir.Level) -> str:

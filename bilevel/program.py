@@ -23,6 +23,7 @@ from bilevel.plan import Plan
 from bilevel.recipe import Recipe, load
 from bilevel.registry import Registry, collect
 from bilevel.run import Callback, Run, execute
+from bilevel.samples import check_samples
 from bilevel.trees import check_trees
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def compile(
     plan = pipeline.plan(recipe.program)
     bound = bind(plan.program, known, parts, _device(device), dtype)
     check_trees(plan.program, bound)
+    check_samples(plan.program, bound)
     source = pipeline.emit(plan)
     return Program(recipe, plan, bound, source, load_phases(source, bound))
 

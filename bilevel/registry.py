@@ -29,6 +29,8 @@ class Parameter:
     annotation: str
     default: str | None
     variadic: bool = False
+    keyword: bool = False
+    """given by name only"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Description:
 
     `yields` is the type of what a data registration returns. `input`, `output` are the shapes of one sample of a
     model, `parts` its named groups of parameters (name -> pattern on parameter names). `smooth` says whether a
-    function has a derivative. Sizes may name arguments of the constructor; `-1` after an argument's name takes
+    function has a derivative. `noisy`: whether a model has dropout, or the name of the argument that is 0 where it has
+    none. Sizes may name arguments of the constructor; `-1` after an argument's name takes
     the last of a variadic one (`"widths:-1"`).
     """
 
@@ -50,18 +53,25 @@ class Description:
     output: tuple[Size, ...] | None = None
     parts: tuple[tuple[str, str], ...] = ()
     smooth: bool = True
+    noisy: bool | str = False
+
+    @property
+    def by_place(self) -> tuple[Parameter, ...]:
+        """The parameters that may be given without their name, except a variadic one."""
+        return tuple(p for p in self.parameters if not p.variadic and not p.keyword)
 
     def to_json(self) -> dict[str, object]:
         return {
             "name": self.name,
             "kind": self.kind,
             "summary": self.summary,
-            "parameters": [[p.name, p.annotation, p.default, p.variadic] for p in self.parameters],
+            "parameters": [[p.name, p.annotation, p.default, p.variadic, *[True] * p.keyword] for p in self.parameters],
             "yields": to_json(self.yields),
             "input": None if self.input is None else list(self.input),
             "output": None if self.output is None else list(self.output),
             "parts": dict(self.parts),
             "smooth": self.smooth,
+            **({"noisy": self.noisy} if self.noisy else {}),
         }
 
     @staticmethod
@@ -85,6 +95,7 @@ def _description_from_json(data: Mapping[str, object]) -> Description:
                 shape(data["output"]),
                 tuple(data["parts"].items()),  # type: ignore[attr-defined]
                 bool(data["smooth"]),
+                data.get("noisy", False),  # type: ignore[arg-type]
             )
     raise ValueError(f"not a registration: {data!r}")
 
@@ -101,17 +112,24 @@ class Registration:
 
 
 def model(
-    *, parts: Mapping[str, str] | None = None, input: Sequence[Size] | None = None, output: Sequence[Size] | None = None
+    *,
+    parts: Mapping[str, str] | None = None,
+    input: Sequence[Size] | None = None,
+    output: Sequence[Size] | None = None,
+    noisy: bool | str = False,
 ) -> Callable[[Built], Built]:
     """Register a constructor of a `torch.nn.Module`.
 
     `parts` names groups of parameters by a glob on their names; `input` and `output` are the shapes of one sample,
-    in sizes or names of the constructor's arguments.
+    in sizes or names of the constructor's arguments. `noisy`: it has dropout (nn.Dropout, 1d, 2d, 3d), whose noise is
+    then a function of seed, step and copy in objectives, and off in reports; the name of an argument where it has
+    dropout only if that is given and not 0.
     """
 
     def mark(build: Built) -> Built:
         shapes = (None if input is None else tuple(input), None if output is None else tuple(output))
-        return _mark(build, "model", input=shapes[0], output=shapes[1], parts=tuple((parts or {}).items()))
+        groups = tuple((parts or {}).items())
+        return _mark(build, "model", input=shapes[0], output=shapes[1], parts=groups, noisy=noisy)
 
     return mark
 
@@ -150,11 +168,12 @@ def _mark(
     output: tuple[Size, ...] | None = None,
     parts: tuple[tuple[str, str], ...] = (),
     smooth: bool = True,
+    noisy: bool | str = False,
 ) -> Built:
     """Attach the registration to the object itself."""
     summary = (inspect.getdoc(build) or "").partition("\n")[0]
     name = build.__name__
-    described = Description(name, kind, summary, _parameters(build), yields, input, output, parts, smooth)
+    described = Description(name, kind, summary, _parameters(build), yields, input, output, parts, smooth, noisy)
     setattr(build, MARK, Registration(described, build))
     return build
 
@@ -167,6 +186,7 @@ def _parameters(build: Callable[..., object]) -> tuple[Parameter, ...]:
             "" if p.annotation is p.empty else _text(p.annotation),
             None if p.default is p.empty else repr(p.default),
             p.kind is p.VAR_POSITIONAL,
+            p.kind is p.KEYWORD_ONLY,
         )
         for p in signature.parameters.values()
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
+from bilevel.dsl.noises import is_noisy
 from bilevel.dsl.solvers import RATES
 from bilevel.dsl.types import Array, ListType, Records, Tree
 from bilevel.errors import Diagnostic, Span
@@ -92,7 +93,7 @@ def _draws(level: ir.Level) -> Iterator[Diagnostic]:
             )
         if draw.source.reads & inside:
             yield _missing("a draw that uses the solution of a level inside", draw.span)
-        if not isinstance(draw.source, ir.Sample | ir.Builtin):
+        if not isinstance(draw.source, ir.Sample | ir.Builtin | ir.NoiseKeys):
             yield _missing(
                 f"`{draw.source.span.text}` as a draw", draw.span, "a source with a number, as data.train[128]"
             )
@@ -109,6 +110,8 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     for solver in phase.solvers:
         if solver.name not in SOLVERS:
             yield _missing(f"the solver `{solver.name}`", solver.span, f"one of {', '.join(SOLVERS)}")
+        elif solver.learned is not None and any(is_noisy(e.type) for e in ir.walk(solver.learned)):
+            yield _missing("a learned solver with dropout", solver.span, "dropout = 0")
         elif level.parent is None and not all(map(_simple, solver.arguments.values())):
             yield _missing("a computed argument of an outermost solver", solver.span, "a number or a param")
     if level.parent is None and kind(level) != "steps":
@@ -163,7 +166,7 @@ def _reports(level: ir.Level) -> Iterator[Diagnostic]:
 
 def _replaceable(level: ir.Level) -> set[str]:
     """What a report may change for itself: settings of levels inside, and sizes of draws."""
-    found = {n.name for n in (*level.indices, *level.draws)}
+    found = {i.name for i in level.indices} | {d.name for d in level.draws}
     for inner in level.levels:
         found |= {inner.name} | _replaceable(inner)
     return found
@@ -188,6 +191,8 @@ def _expression(expr: ir.Expr) -> Iterator[Diagnostic]:
             for binder in binders:
                 if binder.source is not None and not isinstance(binder.source, ir.Counting):
                     yield _missing("a reducer over a list", binder.span)
+        case ir.CallPart(arguments=arguments) if any(is_noisy(a.type) for a in arguments):
+            yield _missing("a network with dropout as an argument", expr.span, "dropout = 0")
         case ir.Apply(output=str() as output):
             yield _missing(f"the named output `{output}`", expr.span)
 

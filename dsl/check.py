@@ -16,6 +16,7 @@ from bilevel.dsl.dependence import check_dependence
 from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.iterates import check_iterates
 from bilevel.dsl.moves import check_phase
+from bilevel.dsl.noises import with_noise
 from bilevel.dsl.objectives import check_number
 from bilevel.dsl.parts import check_params, check_uses, constant
 from bilevel.dsl.paths import solver_name
@@ -70,7 +71,7 @@ def examine(
         why = "a recipe is made of levels, one for each optimisation problem"
         fix = "level train { ... }"
         checker.report(Diagnostic("B213", f"`{recipe.name}` has no level", _header(recipe), why=why, fix=fix))
-    program = ir.Program(recipe.name, recipe, uses, params, levels, entries)
+    program = with_noise(ir.Program(recipe.name, recipe, uses, params, levels, entries))
     if not any(d.severity == "error" for d in checker.problems):
         for problem in check_dependence(program):
             checker.report(problem)

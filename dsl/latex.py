@@ -105,7 +105,7 @@ def _given(level: ir.Level) -> Iterator[str]:
             yield DOMAINS[domain].format(latex_name(variable.name))
     for index in level.indices:
         yield f"{latex_name(index.name)} {DRAWN if index.drawn else TAKEN} {_text(index.source)}"
-    for draw in level.draws:
+    for draw in (d for d in level.draws if d.name != ir.NOISE):
         yield f"{latex_name(draw.name)} {DRAWN} {_text(draw.source)}"
 
 
@@ -181,7 +181,7 @@ def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
         if variable.start is not None:
             yield variable.start
     yield from (index.source for index in level.indices)
-    yield from (draw.source for draw in level.draws)
+    yield from (draw.source for draw in level.draws if draw.name != ir.NOISE)
     solvers = [solver for phase in level.phases for solver in phase.solvers if solver.name == "next"]
     yield from (value for solver in solvers for value in solver.arguments.values())
 

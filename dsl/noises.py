@@ -23,7 +23,16 @@ def with_noise(program: ir.Program) -> ir.Program:
 
 def without_noise(expr: ir.Expr) -> ir.Expr:
     """An expression as reports evaluate it."""
-    return _rebuilt(expr, lambda e: replace(e, noise=None) if isinstance(e, ir.Apply | ir.CallLet) else e)
+
+    def quiet(part: ir.Expr) -> ir.Expr:
+        match part:
+            case ir.CallLet(body=body):
+                return replace(part, noise=None, body=without_noise(body))
+            case ir.Apply():
+                return replace(part, noise=None)
+        return part
+
+    return _rebuilt(expr, quiet)
 
 
 def is_noisy(type_: object) -> bool:
@@ -95,8 +104,9 @@ class _Numbered:
 
 
 def _rebuilt(expr: ir.Expr, change: Callable[[ir.Expr], ir.Expr]) -> ir.Expr:
-    """An expression with `change` made to all its parts, the innermost first."""
-    parts = {f.name: _rebuilt_field(getattr(expr, f.name), change) for f in fields(expr)}
+    """An expression with `change` made to all its parts, the innermost first; bodies of lets are left to `change`."""
+    names = [f.name for f in fields(expr) if not (isinstance(expr, ir.CallLet) and f.name == "body")]
+    parts = {name: _rebuilt_field(getattr(expr, name), change) for name in names}
     changed = {name: value for name, value in parts.items() if value is not getattr(expr, name)}
     return change(replace(expr, **changed) if changed else expr)
 

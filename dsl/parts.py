@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from bilevel import ir
 from bilevel.dsl import nodes
@@ -174,7 +175,21 @@ def _constructed(
     for argument in arguments:
         _check_argument(checker, manifest, argument.value, name)
     bound = bind_arguments(checker, description, arguments, value.span)
-    return description, _described(description, name, bound)
+    type_ = _described(description, name, bound)
+    if isinstance(type_, Model):
+        type_ = replace(type_, noisy=_is_noisy(checker, description, arguments))
+    return description, type_
+
+
+def _is_noisy(checker: Checker, description: Description, arguments: tuple[nodes.Argument, ...]) -> bool:
+    """Whether a network has dropout: by its registration, or by the argument that the registration names."""
+    if isinstance(description.noisy, bool):
+        return description.noisy
+    places = [p.name for p in description.by_place]
+    given = [(places[i] if i < len(places) else "", a) for i, a in enumerate(a for a in arguments if a.name is None)]
+    given += [(a.name, a) for a in arguments if a.name is not None]
+    value = next((constant(a.value, checker.constants) for name, a in given if name == description.noisy), 0)
+    return value != 0
 
 
 def _check_argument(checker: Checker, manifest: Manifest, value: nodes.Expr, name: str) -> None:
@@ -255,13 +270,14 @@ def _bind_positional(
     number = constant(argument.value, checker.constants)
     if not isinstance(number, int):
         return
-    last = description.parameters[-1] if description.parameters else None
-    if last is not None and last.variadic and place >= len(description.parameters) - 1:
-        own = place - (len(description.parameters) - 1)
-        values[f"{last.name}:{own}"] = number
-        values[f"{last.name}:{own - (count - len(description.parameters) + 1)}"] = number
-    elif place < len(description.parameters):
-        values[description.parameters[place].name] = number
+    places = description.by_place
+    many = next((p for p in description.parameters if p.variadic), None)
+    if many is not None and place >= len(places):
+        own = place - len(places)
+        values[f"{many.name}:{own}"] = number
+        values[f"{many.name}:{own - (count - len(places))}"] = number
+    elif place < len(places):
+        values[places[place].name] = number
 
 
 def _check_names(checker: Checker, description: Description, arguments: tuple[nodes.Argument, ...], span: Span) -> None:
@@ -273,10 +289,13 @@ def _check_names(checker: Checker, description: Description, arguments: tuple[no
     variadic = any(p.variadic for p in description.parameters)
     positional = sum(a.name is None for a in arguments)
     named = {a.name for a in arguments}
-    missing = [p.name for p in description.parameters[positional:] if p.default is None and p.name not in named]
-    missing = [m for m in missing if not variadic or m != description.parameters[-1].name]
-    if positional > len(known) and not variadic:
-        most = f"at most {len(known)} argument{'s' * (len(known) != 1)}" if known else "no arguments"
+    by_place = [p.name for p in description.by_place]
+    needed = [p.name for p in description.parameters if p.default is None and not p.variadic]
+    missing = [n for n in needed if n not in named and n not in by_place[:positional]]
+    if positional > len(by_place) and not variadic:
+        unnamed = " without a name" if len(by_place) < len(known) else ""
+        most = f"at most {len(by_place)} argument{'s' * (len(by_place) != 1)}" if by_place else "no arguments"
+        most += unnamed
         checker.report(Diagnostic("B309", f"`{description.name}` takes {most}", span, note=_takes(description)))
     if missing and not unknown:
         fix = f"{description.name}({', '.join(f'{m} = ...' for m in missing)})"

@@ -178,6 +178,7 @@ def _any_of(items: tuple[Type, ...]) -> Type:
         first.input if len(inputs) == 1 else None,
         first.output if len(outputs) == 1 else None,
         first.parts,
+        any(isinstance(item, Model) and item.noisy for item in items),
     )
 
 
@@ -292,6 +293,9 @@ def _pairs(arguments: tuple[Type, ...], sizes: Sizes) -> Type:
 
 def _concat(arguments: tuple[Type, ...], sizes: Sizes) -> Type:
     first = arguments[0]
+    for argument in arguments:
+        if isinstance(argument, Array) and argument.ranked and not argument.shape:
+            raise Mismatch(argument, None, "needs at least one axis")
     return Array((UNKNOWN_SIZE, *first.shape[1:])) if isinstance(first, Array) and first.shape else Unknown()
 
 

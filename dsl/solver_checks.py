@@ -123,6 +123,7 @@ def _searching(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[
         drawn: ir.Draw | ir.Index = level.draws[0] if level.draws else level.indices[0]
         why = "a line search compares values, which must be those of one objective"
         fix = f"draw `{drawn.name}` one level up, or by sgd(lr = 0.01)"
+        fix = "dropout = 0, or by sgd(lr = 0.01)" if drawn.name == ir.NOISE else fix
         yield _unfit(message, solver.span, why, fix, (Related(drawn.span, "another objective in every step"),))
     elif level.levels:
         why = "every value it compares would be a whole solve of the level inside"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +16,24 @@ from torch import Tensor, nn
 from bilevel.recipes.records import bad_argument, require_positive
 from bilevel.registry import model
 
-Norm = Literal["none", "batch_stats"]
+Norm = Literal["none", "batch_stats", "layer"]
 
 
 class MultiLayer(nn.Module):
-    """Linear layers with ReLU between them; inputs of more than one axis are flattened."""
+    """Linear layers with ReLU and dropout between them; inputs of more than one axis are flattened."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], dropout: float = 0.0) -> None:
         super().__init__()
         *hidden, output = (nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         self.hidden = nn.ModuleList(hidden)
         self.output = output
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores real[n, widths[-1]] of samples real[n, ...]."""
         x = x.flatten(1)
         for layer in self.hidden:
-            x = torch.relu(layer(x))
+            x = self.drop(torch.relu(layer(x)))
         return self.output(x)  # type: ignore[no-any-return]
 
 
@@ -63,13 +64,20 @@ class BatchStatistics(nn.Module):
         return scaled * self.weight.reshape(shape) + self.bias.reshape(shape)
 
 
+def normalisation(norm: Norm, channels: int) -> nn.Module:
+    """What follows a convolution: nothing, or normalisation over the batch or over each sample."""
+    if norm == "batch_stats":
+        return BatchStatistics(channels)
+    return nn.GroupNorm(1, channels) if norm == "layer" else nn.Identity()
+
+
 class Convolution(nn.Module):
     """3 x 3 convolution of stride 2, normalisation, ReLU: halves the image, rounding up."""
 
     def __init__(self, channels: int, filters: int, norm: Norm) -> None:
         super().__init__()
         self.convolve = nn.Conv2d(channels, filters, kernel_size=3, stride=2, padding=1)
-        self.norm = BatchStatistics(filters) if norm == "batch_stats" else nn.Identity()
+        self.norm = normalisation(norm, filters)
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps real[n, filters, size / 2, size / 2] of images."""
@@ -139,31 +147,32 @@ def coordinate_lstm(hidden: int = 10, scale: float = 0.1) -> nn.Module:
     return CoordinateLstm(hidden, scale)
 
 
-@model(input=("widths:0",), output=("widths:-1",), parts={"hidden": "hidden.*", "output": "output.*"})
-def mlp(*widths: int) -> nn.Module:
+@model(input=("widths:0",), output=("widths:-1",), parts={"hidden": "hidden.*", "output": "output.*"}, noisy="dropout")
+def mlp(*widths: int, dropout: float = 0.0) -> nn.Module:
     """Fully connected network with ReLU between layers, `mlp(784, 256, 10)`; images are flattened.
 
-    Takes real[n, ...] with widths[0] numbers per sample, gives real[n, widths[-1]].
+    Takes real[n, ...] with widths[0] numbers per sample, gives real[n, widths[-1]]. `dropout`: the share of hidden
+    numbers that are zero in an objective, drawn anew in every step of every copy.
     """
     if len(widths) < 2:
         raise bad_argument("mlp", "widths", "two or more sizes, input first and output last", list(widths))
+    if not 0 <= dropout < 1:
+        raise bad_argument("mlp", "dropout", "a share from 0 to below 1", dropout)
     require_positive("mlp", {f"widths[{position}]": width for position, width in enumerate(widths)})
-    return MultiLayer(widths)
+    return MultiLayer(widths, dropout)
 
 
 @model(
     input=("channels", "size", "size"), output=("ways",), parts={"body": "body.*", "head": "head.*", "norm": "*.norm.*"}
 )
 def conv4(ways: int, filters: int = 64, channels: int = 1, size: int = 28, norm: str = "none") -> nn.Module:
-    """Four 3 x 3 convolutions of stride 2 with ReLU and a linear layer; `norm` is "none" or "batch_stats".
+    """Four 3 x 3 convolutions of stride 2 with ReLU and a linear layer; `norm` is "none", "batch_stats" or "layer".
 
     Takes real[n, channels, size, size], gives real[n, ways]. Source: Finn, Abbeel and Levine 2017, section 5.2
     (strides as there for Omniglot; the linear layer reads all positions, 2 x 2 at size 28, where they average).
     Cost: stride 2 is two to four times faster on a CPU than pooling.
     """
     require_positive("conv4", {"ways": ways, "filters": filters, "channels": channels, "size": size})
-    if norm == "none":
-        return FourConvolutions(ways, filters, channels, size, "none")
-    if norm == "batch_stats":
-        return FourConvolutions(ways, filters, channels, size, "batch_stats")
-    raise bad_argument("conv4", "norm", '"none" or "batch_stats"', norm)
+    if norm not in get_args(Norm):
+        raise bad_argument("conv4", "norm", '"none", "batch_stats" or "layer"', norm)
+    return FourConvolutions(ways, filters, channels, size, cast(Norm, norm))

@@ -37,7 +37,7 @@ def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2))
 
 
-def message(net: str, **given: Any) -> str:
+def message(net: str, /, **given: Any) -> str:
     own = registry.collect([failing, normed])
     program = check_text(FIT.replace("= NET", net), "fit.bl", [own.manifest])
     known = registry.collect([zoo, failing, normed])
@@ -90,6 +90,48 @@ def test_a_module_with_running_statistics_is_b603() -> None:
    = fix: a network with norm = "batch_stats", which uses the statistics of the batch only
           or call .eval() on it before it is given, which freezes the statistics"""
     )
+
+
+def test_dropout_without_keys_is_b603() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Dropout(0.1), nn.Dropout(0.0))
+    assert message(": model", A=torch.ones(8, 2), net=module) == (
+        """error[B603]: `net` draws noise from torch's own generator
+  --> fit.bl:2:1
+   |
+ 2 | use net : model
+   | ^^^^^^^^^^^^^^^ 2 Dropout layers in training mode
+   |
+   = why: a level must be a function of its inputs and its key: a step that is computed again, or
+          differentiated, would see another noise, and the hypergradient would be wrong without any message
+   = fix: register its constructor with  @bilevel.model(noisy = True)  and name it in the recipe
+          or call .eval() on it before it is given, which turns the noise off"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.AlphaDropout(0.5), "AlphaDropout"),
+        (nn.FeatureAlphaDropout(0.5), "FeatureAlphaDropout"),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), "MultiheadAttention"),
+        (nn.GRU(2, 2, num_layers=2, dropout=0.1), "GRU"),
+    ],
+)
+def test_noise_that_no_key_reaches_is_b603_even_where_dropout_is_registered(layer: nn.Module, name: str) -> None:
+    found = message("= mlp(2, 2, dropout = 0.1)", A=torch.ones(8, 2), net=nn.Sequential(nn.Dropout(0.5), layer))
+    assert f"^ 1 {name} layer in training mode" in found
+    assert "= fix: nn.Dropout, whose noise can be drawn from a key\n" in found
+
+
+def test_dropout_is_accepted_where_keys_or_nothing_reach_it() -> None:
+    parts = {"A": torch.ones(8, 2)}
+    for net, module in [("= mlp(2, 2, dropout = 0.1)", nn.Dropout(0.5)), (": model", nn.Dropout(0.5).eval())]:
+        program = check_text(FIT.replace("= NET", net), "fit.bl")
+        given = {**parts, "net": nn.Sequential(nn.Linear(2, 2), module)}
+        assert (
+            bind(program, registry.collect([zoo]), given, torch.device("cpu"), torch.float32).objects.keys()
+            == given.keys()
+        )
 
 
 def test_numbers_that_are_not_finite_are_b609() -> None:

@@ -16,6 +16,7 @@ from bilevel.backends.reference.functions import FUNCTIONS
 from bilevel.backends.reference.scope import Delayed, Scope
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Tree, derivative, leafwise, node, number
+from bilevel.backends.torch_func.attention import unfused
 from bilevel.dsl.types import Array, Union
 from bilevel.dsl.types import Tree as TreeType
 
@@ -86,7 +87,8 @@ def _apply(expr: ir.Apply, scope: Scope) -> Any:
         raise Unsupported("named outputs")
     x = evaluate(expr.input, scope)
     x = x[None] if expr.single else x
-    found = functional_call(network, parameters, (x,)) if isinstance(network, nn.Module) else network(parameters, x)
+    with unfused():
+        found = functional_call(network, parameters, (x,)) if isinstance(network, nn.Module) else network(parameters, x)
     return found[0] if expr.single else found
 
 

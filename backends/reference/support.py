@@ -72,6 +72,7 @@ CONSTRUCTS: dict[str, Support] = {
     "with": ELSEWHERE,
     "learned solvers": ELSEWHERE,
     "indices over lists": ELSEWHERE,
+    "dropout": ELSEWHERE,
     "until plateau": ELSEWHERE,
     "until below": ELSEWHERE,
     "until stationary": YES,
@@ -112,6 +113,7 @@ def _of_level(level: ir.Level) -> list[str]:
 def _constructs(level: ir.Level) -> list[str]:
     """What a level has besides expressions."""
     found = ["then"] * (len(level.phases) > 1) + ["indices over lists"] * any(not i.drawn for i in level.indices)
+    found += ["dropout"] * any(d.name == ir.NOISE for d in level.draws)
     for phase in level.phases:
         found += ["with"] * (phase.estimator is not None)
         found += ["learned solvers"] * any(s.learned is not None for s in phase.solvers)

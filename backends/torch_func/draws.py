@@ -69,6 +69,8 @@ def batch_draw(writer: Writer, program: ir.Program, level: ir.Level, draw: ir.Dr
     """`b ~ data.train[128]`, one draw for each copy of the level."""
     source = draw.source
     key = f'fold(key, "{draw.name}")'
+    if isinstance(source, ir.NoiseKeys):
+        return copy_key(writer, program, key, level.batched)
     if isinstance(source, ir.Builtin):
         return distribution(writer, source, copy_key(writer, program, key, level.batched), "dtype", draw.type, ())
     assert isinstance(source, ir.Sample)

@@ -11,6 +11,7 @@ from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top,
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.levels import Coder
+from bilevel.dsl.noises import is_noisy
 from bilevel.dsl.types import ListType, Model
 from bilevel.plan import Plan, Step
 
@@ -20,6 +21,8 @@ import hashlib
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FunctionType
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -175,10 +178,12 @@ def _params(coder: Coder) -> list[Statement]:
     for use in coder.program.uses:
         if isinstance(use.type, ListType) and any(isinstance(t, Model) for t in use.type.items):
             name = coder.writer.name(use.name)
-            found.append(Assign(name, f"[network(part, {{}}, dtype, device) for part in {name}]"))
+            made = "noisy_network" if any(map(is_noisy, use.type.items)) else "network"
+            found.append(Assign(name, f"[{made}(part, {{}}, dtype, device) for part in {name}]"))
         if isinstance(use.type, Model):
             name = coder.writer.name(use.name)
-            found.append(Assign(name, f"network({name}, {_patterns(use)}, dtype, device)"))
+            made = "noisy_network" if is_noisy(use.type) else "network"
+            found.append(Assign(name, f"{made}({name}, {_patterns(use)}, dtype, device)"))
     return found
 
 

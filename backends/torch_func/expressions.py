@@ -44,9 +44,13 @@ class Writer:
     lists: frozenset[str] = frozenset()
     """indices that run over a list of parts: values copied over them are Python lists"""
     lets: dict[str, list[Function]] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    """what the reducers around an expression add to the key of its noise"""
 
     def name(self, name: str) -> str:
         """The Python name of a recipe's name; `@phi` stands for the list of iterates of phi."""
+        if name == ir.NOISE:
+            return "noise"
         if name.startswith("@"):
             return f"{python_name(name[1:], self.taken)}_at"
         return python_name(name, self.taken)
@@ -126,7 +130,15 @@ def _apply(writer: Writer, expr: ir.Apply) -> str:
     groups = [write(writer, p) for p in expr.parameters]
     parameters = groups[0] if len(groups) == 1 else f"merge({', '.join(groups)})"
     single = ".single" if expr.single else ""
-    return f"{write(writer, expr.network, 9)}{single}({parameters}, {write(writer, expr.input)})"
+    given = [parameters, write(writer, expr.input)]
+    if expr.noise is not None:
+        given.append(folded(*writer.words, *[str(expr.noise.place)] * (expr.noise.place > 0)))
+    return f"{write(writer, expr.network, 9)}{single}({', '.join(given)})"
+
+
+def folded(*words: str) -> str:
+    """The key of a part of the noise of a step."""
+    return f"fold(noise, {', '.join(words)})" if words else "noise"
 
 
 def _several(writer: Writer, expr: ir.Several, items: tuple[ir.Expr, ...]) -> str:
@@ -163,13 +175,17 @@ def _gradient(writer: Writer, call: ir.CallLet | ir.CallPart) -> str:
 
 def _call_arguments(writer: Writer, call: ir.CallLet) -> list[str]:
     free = [writer.name(n) for n in call.free if n not in writer.constants]
+    free += [folded(*writer.words, str(call.noise.place))] if call.noise is not None else []
     return [write(writer, a) for a in call.arguments] + free + sorted(_settings(writer, call.body))
 
 
 def let_function(writer: Writer, call: ir.CallLet) -> str:
     """The name of the function for a let with these argument types; written once for each different body."""
     parameters = [writer.name(p) for p in (*call.parameters, *(n for n in call.free if n not in writer.constants))]
+    parameters += ["noise"] * (call.noise is not None)
+    around, writer.words = writer.words, ()
     body = (Return(write(writer, call.body)),)
+    writer.words = around
     known = writer.lets.setdefault(call.name, [])
     at = f"{call.body.span.source.name}:{call.body.span.line}"
     name = writer.name(call.name) + (f"_{len(known) + 1}" if known else "")
@@ -196,17 +212,31 @@ def let_functions(writer: Writer) -> list[Statement]:
 def _reduced(writer: Writer, expr: ir.Reduced) -> str:
     """Open indices are closed by a vmap over their copies, counters by a list."""
     closed = [b.name for b in expr.binders if b.source is None]
-    text = write(writer, expr.body)
     order = [a for a in expr.body.axes if a in closed]
+    text, around = _reduced_body(writer, expr, bool(order))
     kind = "min" if expr.kind == "worst" and writer.maximised else "max" if expr.kind == "worst" else expr.kind
     for binder in reversed([b for b in expr.binders if b.source is not None]):
         text = f"gathered([{text} for {_counter(writer, binder)}{_in_window(writer, expr, binder)}]).{REDUCERS[kind]}"
-    text = mapped(writer, text, order, free_reads(expr.body) if not _counted(expr) else free_reads(expr))
+    text = mapped(writer, text, order, free_reads(expr.body) if not _counted(expr) else free_reads(expr), around)
     if kind == "pcgrad":
         return f"({text} * weight).sum()"  # one gradient at a time: the weights pick it
     for _ in order:
         text = f"{text}.{REDUCERS[kind]}"
     return text
+
+
+def _reduced_body(writer: Writer, expr: ir.Reduced, apart: bool) -> tuple[str, tuple[str, ...]]:
+    """What is reduced, with noise of its own for every number of a counter; what the reducers around add to its key.
+
+    `apart`: there are open indices too, whose copies get keys that hold those words.
+    """
+    around = writer.words
+    counters = [b.name for b in expr.binders if b.source is not None]
+    writer.words = () if apart else around
+    writer.words += tuple(word for n in counters for word in (f'"{n}"', writer.name(n)))
+    text = write(writer, expr.body)
+    writer.words = around
+    return text, around
 
 
 def _in_window(writer: Writer, expr: ir.Reduced, binder: ir.Binder) -> str:
@@ -226,18 +256,31 @@ def _counter(writer: Writer, binder: ir.Binder) -> str:
     return f"{writer.name(binder.name)} in range({low}, {high} + 1)"
 
 
-def mapped(writer: Writer, text: str, axes: list[str] | tuple[str, ...], reads: Axes) -> str:
+def mapped(
+    writer: Writer,
+    text: str,
+    axes: list[str] | tuple[str, ...],
+    reads: Axes,
+    words: tuple[str, ...] | None = None,
+) -> str:
     """`text`, which is for one copy, over all copies of `axes` (outermost first); one vmap for each axis.
 
-    Values without an axis are closed over; torch.func differentiates through closures.
+    Values without an axis are closed over; torch.func differentiates through closures. `words`: the axes are those of
+    a reducer, whose copies get keys of their own for their noise, which hold these words.
     """
-    for axis in reversed(list(axes)):
+    for place, axis in reversed(list(enumerate(axes))):
         names = sorted(writer.name(n) for n, own in reads.items() if axis in own)
-        inside = ", ".join(names)
-        if axis in writer.lists:
-            text = f"torch.stack([{text} for {inside}{',' * (len(names) == 1)} in zip({inside}, strict=True)])"
+        listed = axis in writer.lists
+        given = list(names)
+        if words is not None and ir.NOISE in reads:
+            count = f"{'len' if listed else 'length'}({names[0]})"
+            names.append("noise")
+            given.append(folded(*(words if place == 0 else ()), f'"{axis}"', f"numbers({count}, noise)"))
+        inside, values = ", ".join(names), ", ".join(given)
+        if listed:
+            text = f"torch.stack([{text} for {inside}{',' * (len(names) == 1)} in zip({values}, strict=True)])"
         else:
-            text = f"vmap(lambda {inside}: {text})({inside})"
+            text = f"vmap(lambda {inside}: {text})({values})"
     return text
 
 
@@ -276,6 +319,10 @@ def free_reads(expr: ir.Expr, bound: frozenset[str] = frozenset()) -> dict[str, 
                 found |= free_reads(argument, bound)
             inner = free_reads(expr.body, frozenset(expr.parameters))
             found |= {n: a for n, a in inner.items() if n not in bound}
+        case ir.Apply(noise=ir.Noise(axes=axes)):
+            found[ir.NOISE] = axes
+            for child in ir.children(expr):
+                found |= free_reads(child, bound)
         case ir.Reduced():
             own = bound | {b.name for b in expr.binders if b.source is not None}
             found |= free_reads(expr.body, own)

@@ -23,6 +23,7 @@ from bilevel.backends.torch_func.levels import (
     steps_text,
     targets,
 )
+from bilevel.dsl.noises import without_noise
 from bilevel.kinds import kind
 from bilevel.modes import Implicit, Leaping, Tangents, Unroll
 from bilevel.modes.closed_form import formula
@@ -265,7 +266,7 @@ def _tie(coder: Coder, level: ir.Level) -> ir.Expr | None:
     around = coder.program.level(level.parent or "")
     if around.objective is None:
         return None
-    value = around.objective.value
+    value = without_noise(around.objective.value)
     closed = value.binders if isinstance(value, ir.Reduced) and value.kind in ("mean", "sum") else ()
     if isinstance(value, ir.Reduced) and all(b.source is None for b in closed) and closed:
         value = value.body

@@ -51,12 +51,31 @@ def _drawn(
     if isinstance(module, Initialises):
         yield from _own(module, prefix, wanted, keys, dtype)
         return
+    if isinstance(module, nn.Transformer):
+        yield from _transformer(module, prefix, wanted, keys, dtype)
+        return
+    yield from _by_rules(module, prefix, wanted, keys, dtype)
+
+
+def _by_rules(
+    module: nn.Module, prefix: str, wanted: Mapping[str, Tensor], keys: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """The module's own parameters by the rules below, then those of its children."""
     for name, parameter in module.named_parameters(recurse=False):
         if prefix + name in wanted:
             rule = _rule(module, prefix, name)
             yield prefix + name, rule(module, name, parameter, fold(keys, prefix + name), dtype)
     for name, child in module.named_children():
         yield from _drawn(child, f"{prefix}{name}.", wanted, keys, dtype)
+
+
+def _transformer(
+    module: nn.Module, prefix: str, wanted: Mapping[str, Tensor], keys: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """As its layers would be drawn, but every matrix in it again by `_xavier`."""
+    for name, value in _by_rules(module, prefix, wanted, keys, dtype):
+        matrix = wanted[name].dim() > 1
+        yield name, _xavier(module, name, wanted[name], fold(keys, name), dtype) if matrix else value
 
 
 def _own(
@@ -96,6 +115,27 @@ def _by_width(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtyp
     return _within(1.0 / math.sqrt(max(1, width)), parameter, key, dtype)
 
 
+def _xavier(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniform within sqrt(6 / (inputs + outputs)) of the matrix as it is stored."""
+    return _within(math.sqrt(6.0 / sum(parameter.shape)), parameter, key, dtype)
+
+
+def _attention(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrices by `_xavier`, biases zero; the extra key and value normal with variance 1 / width."""
+    if name == "in_proj_bias":
+        return torch.zeros((*key.shape, *parameter.shape), dtype=dtype, device=key.device)
+    if name in ("bias_k", "bias_v"):
+        return normal(key, *parameter.shape, deviation=1.0 / math.sqrt(parameter.shape[-1]), dtype=dtype)
+    return _xavier(module, name, parameter, key, dtype)
+
+
+def _projection(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention ends with: a linear layer whose bias is zero."""
+    if name == "weight":
+        return _by_inputs(module, name, parameter, key, dtype)
+    return torch.zeros((*key.shape, *parameter.shape), dtype=dtype, device=key.device)
+
+
 def _within(bound: float, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
     return uniform(key, *parameter.shape, low=-bound, high=bound, dtype=dtype)
 
@@ -116,13 +156,16 @@ def _standard_normal(module: nn.Module, name: str, parameter: Tensor, key: Tenso
 
 
 LAYER = ("weight", "bias")
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k", "bias_v")
 CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 LINEAR = (nn.Linear, nn.Bilinear)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 RULES: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...], Rule], ...] = (
+    ((nn.modules.linear.NonDynamicallyQuantizableLinear,), LAYER, _projection),  # used in attention only
     ((*LINEAR, *CONVOLUTIONS), LAYER, _by_inputs),
+    ((nn.MultiheadAttention,), ATTENTION, _attention),
     ((nn.RNNCellBase,), CELL, _by_width),
     ((nn.RNNBase,), (), _by_width),
     ((*NORMS, *INSTANCE_NORMS), LAYER, _one_and_zero),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from bilevel.backends.torch_func.attention import attends, unfused
 from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.random import choose, fold, normal, permutation, uniform
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
@@ -101,9 +102,13 @@ class Network:
     ) -> None:
         self.module = module.to(device=device, dtype=dtype)
         self.parts, self.dtype = parts, dtype
+        self.attends = attends(module)
 
     def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """Outputs for a batch of samples with a leading axis."""
+        if self.attends:
+            with unfused():
+                return functional_call(self.module, parameters, (x,))
         return functional_call(self.module, parameters, (x,))
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -228,7 +228,7 @@ def _report_draws(coder: Coder, level: ir.Level, report: ir.Report) -> list[Stat
         chosen = replaced.get(index.name, index)
         text = draws.index_draw(coder.writer, coder.program, level, chosen)
         lines.append(Assign(coder.writer.name(index.name), text))
-    for draw in level.draws:
+    for draw in (d for d in level.draws if d.name != ir.NOISE):
         lines.append(Assign(coder.writer.name(draw.name), draws.batch_draw(coder.writer, coder.program, level, draw)))
     return lines
 

@@ -30,6 +30,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "softplus": lambda v: sympy.log(1 + sympy.exp(v)),
 }
 """functions of an entry; periodic ones are left out, since sympy lists only some of their stationary points"""
+POSITIVE = ("exp", "softplus", "sigmoid", "softmax")
+"""functions whose values are positive, which decides many signs"""
 ALONE: dict[str, Callable[..., Any]] = {
     "sum": lambda v: v,
     "mean": lambda v: v,
@@ -183,16 +185,22 @@ class Formula:
     def _fits(self, expr: ir.Expr) -> bool:
         """A number, or an array with an entry for each of the variable's, of nothing that is solved inside."""
         read = {e.name for e in ir.walk(expr) if isinstance(e, ir.Read | ir.IterateOf)}
-        return isinstance(expr.type, Array) and expr.type.ranked and expr.type.shape in ((), self.shape) and not read & self.inside
+        return (
+            isinstance(expr.type, Array)
+            and expr.type.ranked
+            and expr.type.shape in ((), self.shape)
+            and not read & self.inside
+        )
 
     def _symbol(self, expr: ir.Expr) -> sympy.Symbol:
         """The symbol that stands for an expression without the variable; equal expressions have the same."""
-        for symbol, known in self.symbols.items():
-            if known == expr:
+        for symbol, other in self.symbols.items():
+            if other == expr:
                 return symbol
         name = " ".join(expr.span.text.split())
         taken = {s.name for s in self.symbols} | {self.variable.name}
-        symbol = sympy.Symbol(name if name not in taken else f"{name} ({len(taken)})", real=True)
+        known = {"positive": True} if isinstance(expr, ir.Builtin) and expr.function in POSITIVE else {"real": True}
+        symbol = sympy.Symbol(name if name not in taken else f"{name} ({len(taken)})", **known)
         self.symbols[symbol] = expr
         return symbol
 
@@ -233,7 +241,7 @@ def solved(value: sympy.Expr, unknown: sympy.Symbol) -> sympy.Expr:
     curvature = sympy.diff(slope, unknown)
     lowest = [s for s in found if sympy.simplify(curvature.subs(unknown, s)).is_positive is not False]
     if len(lowest) == 1:
-        return lowest[0]
+        return min(lowest[0], sympy.expand_log(lowest[0]), key=sympy.count_ops)  # no log(exp(...)), which overflows
     equation = f"sympy solves  {spelled(slope)} = 0  by "
     every = " and ".join(f"{unknown} = {spelled(s)}" for s in lowest or found) or "no real number"
     saddle = ", where the second derivative is not positive" * bool(found)

@@ -78,7 +78,9 @@ def solve(
             x, state = x.detach(), tuple(s.detach() for s in state)
         g = hold(slope(lambda z, k=step: objective(z, k), x))  # type: ignore[misc]
         r = rate(step) if callable(rate) else rate
-        x, state = moved(solver, step + 1, x, state, g, torch.as_tensor(r, dtype=x.dtype), torch.as_tensor(memory, dtype=x.dtype))
+        x, state = moved(
+            solver, step + 1, x, state, g, torch.as_tensor(r, dtype=x.dtype), torch.as_tensor(memory, dtype=x.dtype)
+        )
         found.append(x)
     return found
 

@@ -65,7 +65,9 @@ def extra(r: Tensor, m: Tensor) -> Tensor:
 # ---- one level inside ----------------------------------------------------------------------------------------
 
 
-def one_level(name: str, variables: str, start: str, objective: str, outer_text: str = OUTER, duration: str = "7 steps") -> str:
+def one_level(
+    name: str, variables: str, start: str, objective: str, outer_text: str = OUTER, duration: str = "7 steps"
+) -> str:
     return f"""recipe {name}
 {USES}
 level tune {{
@@ -321,7 +323,9 @@ level tune {{
 def three_levels(solver: str) -> Reference:
     def value(r: Tensor, m: Tensor, x: Tensor) -> Tensor:
         def middle(y: Tensor, _: int) -> Tensor:
-            z = solve(lambda z, _: ((z - x * y) ** 2).sum() + 0.2 * (z**4).sum(), 0.5 * y, 3, solver, r.exp(), m.sigmoid())
+            z = solve(
+                lambda z, _: ((z - x * y) ** 2).sum() + 0.2 * (z**4).sum(), 0.5 * y, 3, solver, r.exp(), m.sigmoid()
+            )
             return ((z[-1] - 1) ** 2).sum() + 0.1 * ((y - x) ** 2).sum()
 
         y = solve(middle, x * 1.0, 4, solver, 2 * r.exp(), m.sigmoid())

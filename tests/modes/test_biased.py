@@ -118,7 +118,11 @@ def through(v: Tensor) -> Tensor:
 def neumann(terms: int, scale: float) -> Tensor:
     """scale * sum over j < J of (I - scale H)^j c, as matrix powers (papers/002, eq. 2.27)."""
     M = torch.eye(3, dtype=torch.float64) - scale * H
-    return scale * sum((torch.linalg.matrix_power(M, j) for j in range(terms)), torch.zeros(3, 3, dtype=torch.float64)) @ COTANGENT
+    return (
+        scale
+        * sum((torch.linalg.matrix_power(M, j) for j in range(terms)), torch.zeros(3, 3, dtype=torch.float64))
+        @ COTANGENT
+    )
 
 
 def approximated(linear: str) -> Tensor:

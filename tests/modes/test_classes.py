@@ -27,7 +27,9 @@ UNTIL = "sgd(lr = 0.1) until stationary(1e-8) within 500 steps"
 
 def text(by: str, mode: str | None = None, drawn: bool = False, start: str = "x") -> str:
     made = TEXT.replace("BY", by).replace("WARM", start)
-    made = made.replace("DRAW", "b ~ d.all[2]" if drawn else "").replace("TERM", " + mean(b.y) * sum(w)" if drawn else "")
+    made = made.replace("DRAW", "b ~ d.all[2]" if drawn else "").replace(
+        "TERM", " + mean(b.y) * sum(w)" if drawn else ""
+    )
     return made if mode is None else scheduled(made, fit=mode)
 
 
@@ -81,7 +83,12 @@ ROWS: tuple[tuple[str, str | None, bool, str], ...] = (
     ("next(0.5 * w + 0.1 * x) for 8 steps", "rmd", False, "exact"),
     ("next(0.5 * w + 0.1 * x) for 8 steps", "fmd", False, "exact"),
     ("next(0.5 * w + 0.1 * x) until stationary(1e-9) within 99 steps", None, False, "exact"),
-    ("next(0.5 * w + 0.1 * x) until stationary(1e-9) within 99 steps", "ift(linear = gmres(steps = 2))", False, "biased"),
+    (
+        "next(0.5 * w + 0.1 * x) until stationary(1e-9) within 99 steps",
+        "ift(linear = gmres(steps = 2))",
+        False,
+        "biased",
+    ),
     (STEPS, "es", False, "biased"),
     (STEPS, "es(samples = 4, sigma = 0.1)", False, "biased"),
     (UNTIL, "es", False, "biased"),
@@ -106,7 +113,9 @@ def test_a_closed_form_is_exact() -> None:
 
 
 @pytest.mark.parametrize("mode", ("rmd", "fmd"))
-@pytest.mark.xfail(strict=True, reason="rmd and fmd over the steps taken are refused for `until`; the table has them as biased")
+@pytest.mark.xfail(
+    strict=True, reason="rmd and fmd over the steps taken are refused for `until`; the table has them as biased"
+)
 def test_until_unrolled_is_biased(mode: str) -> None:
     assert plan_text(text(UNTIL, mode)).choices["fit"].exactness == "biased"
 
@@ -132,8 +141,12 @@ level top {
 ORDER = {"exact": 0, "biased": 1, "surrogate": 2}
 
 
-@pytest.mark.parametrize("low", (("rmd", "exact"), ("rmd(order = 1)", "biased"), ("leap(teacher = 1, gamma = 0.5)", "surrogate")))
-@pytest.mark.parametrize("middle", (("fmd", "exact"), ("rmd(window = 2)", "biased"), ("leap(teacher = 1, gamma = 0.5)", "surrogate")))
+@pytest.mark.parametrize(
+    "low", (("rmd", "exact"), ("rmd(order = 1)", "biased"), ("leap(teacher = 1, gamma = 0.5)", "surrogate"))
+)
+@pytest.mark.parametrize(
+    "middle", (("fmd", "exact"), ("rmd(window = 2)", "biased"), ("leap(teacher = 1, gamma = 0.5)", "surrogate"))
+)
 def test_the_plan_has_the_worst_class_of_any_path(low: tuple[str, str], middle: tuple[str, str]) -> None:
     plan = plan_text(scheduled(THREE, low=low[0], middle=middle[0]))
     assert (plan.choices["low"].exactness, plan.choices["middle"].exactness) == (low[1], middle[1])

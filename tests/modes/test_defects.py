@@ -151,7 +151,11 @@ level a {
   by sgd(lr = 0.1) for 2 steps
 }"""
     expected = derivative(four_levels, x=0.7)
-    for modes in ({}, {"d": "fmd", "c": "rmd(checkpoint = 1)", "b": "rmd(store = residuals)"}, {"d": "rmd(store = residuals)", "b": "fmd"}):
+    for modes in (
+        {},
+        {"d": "fmd", "c": "rmd(checkpoint = 1)", "b": "rmd(store = residuals)"},
+        {"d": "rmd(store = residuals)", "b": "fmd"},
+    ):
         found = gradients(scheduled(text, **modes) if modes else text)
         assert worst(found, expected) < TOLERANCE, modes
 
@@ -224,7 +228,14 @@ def implicit_middle(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "solver", ("", "linear = exact", "linear = cg(tol = 1e-13, steps = 60)", "linear = gmres(tol = 1e-13, steps = 6)", "linear = neumann(tol = 1e-13, terms = 900)")
+    "solver",
+    (
+        "",
+        "linear = exact",
+        "linear = cg(tol = 1e-13, steps = 60)",
+        "linear = gmres(tol = 1e-13, steps = 6)",
+        "linear = neumann(tol = 1e-13, terms = 900)",
+    ),
 )
 def test_third_order_passes_through_an_implicit_level(solver: str) -> None:
     """Nothing here may depend on how the linear system was solved; the default is solved to 1e-6."""
@@ -262,7 +273,10 @@ level top {
         assert error(found, expected) < 1e-8, solver
 
 
-@pytest.mark.parametrize("mode", ("rmd", "fmd", "rmd(checkpoint = 2)", "rmd(store = residuals)", "rmd(order = 1)", "leap(teacher = 1, gamma = 0.5)"))
+@pytest.mark.parametrize(
+    "mode",
+    ("rmd", "fmd", "rmd(checkpoint = 2)", "rmd(store = residuals)", "rmd(order = 1)", "leap(teacher = 1, gamma = 0.5)"),
+)
 def test_a_parameter_that_the_loss_does_not_use(mode: str) -> None:
     """A second output that nothing reads: its weights get a zero, not a crash, and stay where they are."""
     text = """recipe unused
@@ -319,7 +333,9 @@ def test_a_solve_that_arrives_is_exact() -> None:
 
 
 def test_a_linear_system_that_is_not_solved_is_counted_as_well() -> None:
-    text = IMPLICIT_MIDDLE.partition("  level b {")[0] + """  level fit {
+    text = (
+        IMPLICIT_MIDDLE.partition("  level b {")[0]
+        + """  level fit {
     w : real[6] from 0
     minimize 0.5 * sum([1, 10, 100, 1_000, 10_000, 3] * w^2) - dot(w, x^2)
     by sgd(lr = 1e-4) until stationary(1e9) within 1 steps
@@ -327,6 +343,7 @@ def test_a_linear_system_that_is_not_solved_is_counted_as_well() -> None:
   minimize sqnorm(w - 1)
   by sgd(lr = 1e-9) for 2 steps
 }"""
+    )
     mode = "ift(linear = cg(tol = 1e-10, steps = 2))"
     text = scheduled(text, fit=mode)
     assert plan_text(text).exactness == "exact"

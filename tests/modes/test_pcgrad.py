@@ -35,9 +35,9 @@ def rows(count: int) -> Tensor:
     for c, y in zip(*map(torch.tensor, points(count)), strict=True):
 
         def value(x: Tensor, r: Tensor, c: Tensor = c, y: Tensor = y) -> Tensor:
-            w = solve(
-                lambda w, _: 0.5 * (w @ c - y) ** 2 + 0.1 * ((w - x) ** 4).sum(), x, 5, "momentum", r.exp(), 0.5
-            )[-1]
+            w = solve(lambda w, _: 0.5 * (w @ c - y) ** 2 + 0.1 * ((w - x) ** 4).sum(), x, 5, "momentum", r.exp(), 0.5)[
+                -1
+            ]
             return w.sum() * y + 0.1 * ((w - c) ** 2).sum()
 
         one = derivative(value, x=[0.2, -0.1, 0.4], r=math.log(0.05))

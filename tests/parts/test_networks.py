@@ -21,6 +21,7 @@ Parameters = dict[str, Tensor]
 SMALL = {
     "mlp": (lambda: mlp(5, 4, 3, 2), (6, 5)),
     "conv4": (lambda: conv4(ways=3, filters=2, size=16), (6, 1, 16, 16)),
+    "conv4 layer": (lambda: conv4(ways=3, filters=2, size=16, norm="layer"), (6, 1, 16, 16)),
     "conv4 batch_stats": (lambda: conv4(ways=3, filters=2, size=16, norm="batch_stats"), (6, 1, 16, 16)),
 }
 
@@ -62,7 +63,7 @@ def test_mlp_of_two_widths_is_linear() -> None:
     assert sorted(dict(mlp(3, 2).named_parameters())) == ["output.bias", "output.weight"]
 
 
-@pytest.mark.parametrize("network", [mlp(4, 3, 2), conv4(5), conv4(5, norm="batch_stats")])
+@pytest.mark.parametrize("network", [mlp(4, 3, 2), conv4(5), conv4(5, norm="batch_stats"), conv4(5, norm="layer")])
 def test_networks_have_no_buffers(network: nn.Module) -> None:
     assert not list(network.buffers())
 
@@ -110,7 +111,13 @@ def test_batched_curvature_products_are_those_of_one_copy(case: tuple[nn.Module,
 
 
 def test_bad_arguments_are_told() -> None:
-    for build in (lambda: mlp(4), lambda: mlp(4, 0), lambda: conv4(0), lambda: conv4(5, norm="layer")):
+    for build in (
+        lambda: mlp(4),
+        lambda: mlp(4, 0),
+        lambda: mlp(4, 2, dropout=1.0),
+        lambda: conv4(0),
+        lambda: conv4(5, norm="instance"),
+    ):
         with pytest.raises(RecipeError) as caught:
             build()
         assert caught.value.diagnostics[0].code == "B606"
