@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.recipes.glyph_store import glyph_images
 from bilevel.recipes.glyphs import glyphs
 from bilevel.recipes.networks import BatchStatistics, Convolution, conv4

@@ -16,8 +16,8 @@ from torch import nn
 from bilevel import ir
 from bilevel.backends.torch_func.tree import leaves, tree_map
 from bilevel.dsl import nodes
+from bilevel.dsl.datatypes import Array, Model
 from bilevel.dsl.parts import constant, not_registered
-from bilevel.dsl.types import Array, Model
 from bilevel.errors import Diagnostic, RecipeError, Span, fail
 from bilevel.hidden_noise import check_noise
 from bilevel.registry import Registry

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, normal
+from bilevel.backends.torch_func.keyed import fold, normal
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 
 DIFFERENCES = 1e-5

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bilevel import ir
-from bilevel.dsl.types import Array, Tree
+from bilevel.dsl.datatypes import Array, Tree
 from bilevel.equations import duration, equation, solver
 from bilevel.errors import fail
 from bilevel.kinds import kind

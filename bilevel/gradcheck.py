@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel import ir, pipeline
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 from bilevel.binding import Parts, bind
 from bilevel.differences import DIFFERENCES, NUMBERS, Slope, by_name, noise, norm

@@ -12,8 +12,8 @@ from torch import nn
 
 from bilevel import ir
 from bilevel.backends.torch_func.dropout import is_dropout
+from bilevel.dsl.datatypes import ListType
 from bilevel.dsl.noises import is_noisy
-from bilevel.dsl.types import ListType
 from bilevel.errors import RecipeError, fail
 
 SINGLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)

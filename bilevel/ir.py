@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Literal
 
 from bilevel.dsl import nodes
-from bilevel.dsl.types import Type
+from bilevel.dsl.datatypes import Type
 from bilevel.errors import Span
 from bilevel.registry import Description
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bilevel import pipeline
-from bilevel.backends.torch_func.random import make_key
+from bilevel.backends.torch_func.keyed import make_key
 from bilevel.binding import Parts, bind
 from bilevel.errors import fail
 from bilevel.explain import plan_text

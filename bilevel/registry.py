@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Literal, TypeVar
 
-from bilevel.dsl.types import Size, Type, Unknown, from_json, to_json
+from bilevel.dsl.datatypes import Size, Type, Unknown, from_json, to_json
 from bilevel.errors import fail
 
 Kind = Literal["model", "data", "tasks", "solver", "func", "estimator"]

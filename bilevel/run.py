@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from bilevel.backends.torch_func.random import make_key
+from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.edges import edge_warnings
 from bilevel.errors import Diagnostic, RecipeError, fail

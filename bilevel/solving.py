@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bilevel.backends.torch_func.random import make_key
+from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.tree import tree_map
 from bilevel.dsl.nearest import nearest
 from bilevel.errors import fail

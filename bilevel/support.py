@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
+from bilevel.dsl.datatypes import Array, ListType, Records, Tree
 from bilevel.dsl.noises import is_noisy
 from bilevel.dsl.solvers import RATES
-from bilevel.dsl.types import Array, ListType, Records, Tree
 from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
 from bilevel.kinds import is_searched, kind
@@ -148,7 +148,7 @@ def _until(duration: ir.Until) -> Iterator[Diagnostic]:
 
 
 def _one_finite(level: ir.Level) -> bool:
-    from bilevel.dsl.types import Records
+    from bilevel.dsl.datatypes import Records
 
     finite = [d for d in level.draws if isinstance(d.source, ir.Sample) and isinstance(d.source.source.type, Records)]
     return len(finite) == 1 and not finite[0].source.axes

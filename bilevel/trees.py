@@ -16,7 +16,7 @@ from bilevel import ir
 from bilevel.backends.torch_func.sampling import matching, zeros_like_kind
 from bilevel.binding import Parts
 from bilevel.dsl import nodes
-from bilevel.dsl.types import Stream, Tree, Type, Union
+from bilevel.dsl.datatypes import Stream, Tree, Type, Union
 from bilevel.dsl.walk import walk
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 

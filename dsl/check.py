@@ -11,6 +11,7 @@ from dataclasses import replace
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker, Place
+from bilevel.dsl.datatypes import Type
 from bilevel.dsl.declarations import check_source, check_variable, declare_types, index_type
 from bilevel.dsl.dependence import check_dependence
 from bilevel.dsl.expressions import check_expr
@@ -26,7 +27,6 @@ from bilevel.dsl.scope import build_scope
 from bilevel.dsl.solver_checks import check_solvers
 from bilevel.dsl.solvers import KEEPERS
 from bilevel.dsl.tokens import words
-from bilevel.dsl.types import Type
 from bilevel.dsl.unused import unused
 from bilevel.dsl.walk import header_span
 from bilevel.errors import Diagnostic, RecipeError, Span

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from bilevel import ir
 from bilevel.dsl import nodes
+from bilevel.dsl.datatypes import UNKNOWN_SIZE, ListType, Size, Type, Unknown
 from bilevel.dsl.scope import Scope
-from bilevel.dsl.types import UNKNOWN_SIZE, ListType, Size, Type, Unknown
 from bilevel.errors import Diagnostic, Span
 from bilevel.ir import Smoothness
 

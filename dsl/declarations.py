@@ -9,12 +9,7 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.context import Checker, Place, size_of
-from bilevel.dsl.expressions import check_expr
-from bilevel.dsl.functions import DOMAINS
-from bilevel.dsl.mismatch import check_count
-from bilevel.dsl.nearest import nearest
-from bilevel.dsl.parts import constant
-from bilevel.dsl.types import (
+from bilevel.dsl.datatypes import (
     UNKNOWN_SIZE,
     Array,
     ListType,
@@ -28,6 +23,11 @@ from bilevel.dsl.types import (
     Union,
     Unknown,
 )
+from bilevel.dsl.expressions import check_expr
+from bilevel.dsl.functions import DOMAINS
+from bilevel.dsl.mismatch import check_count
+from bilevel.dsl.nearest import nearest
+from bilevel.dsl.parts import constant
 from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, Edit, Related
 

@@ -12,13 +12,7 @@ from dataclasses import replace
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.context import Checker, Place, joined, size_of, unknown
-from bilevel.dsl.functions import FUNCTIONS, Signature
-from bilevel.dsl.lets import as_parameter, can_unfold, free_names
-from bilevel.dsl.mismatch import blame, check_count, mismatched
-from bilevel.dsl.nearest import nearest
-from bilevel.dsl.networks import apply_network
-from bilevel.dsl.scope import Symbol
-from bilevel.dsl.types import (
+from bilevel.dsl.datatypes import (
     Array,
     Function,
     ListType,
@@ -32,6 +26,12 @@ from bilevel.dsl.types import (
     Union,
     Unknown,
 )
+from bilevel.dsl.functions import FUNCTIONS, Signature
+from bilevel.dsl.lets import as_parameter, can_unfold, free_names
+from bilevel.dsl.mismatch import blame, check_count, mismatched
+from bilevel.dsl.nearest import nearest
+from bilevel.dsl.networks import apply_network
+from bilevel.dsl.scope import Symbol
 from bilevel.dsl.unseen import not_found
 from bilevel.errors import Diagnostic, Related, Span
 from bilevel.ir import Smoothness

@@ -11,8 +11,8 @@ from dataclasses import replace
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.context import Checker
+from bilevel.dsl.datatypes import UNKNOWN_SIZE, Array, Records, Type, Unknown
 from bilevel.dsl.scope import Symbol
-from bilevel.dsl.types import UNKNOWN_SIZE, Array, Records, Type, Unknown
 from bilevel.errors import Diagnostic, Related, Span
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker, Place, joined
+from bilevel.dsl.datatypes import Model, Unknown
 from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parts import constant
 from bilevel.dsl.solvers import ESTIMATORS, RATES, SOLVERS, SolverForm
-from bilevel.dsl.types import Model, Unknown
 from bilevel.dsl.walk import name_span
 from bilevel.errors import Diagnostic, Edit
 

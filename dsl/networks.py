@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.context import Checker, joined, unknown
-from bilevel.dsl.types import Array, ListType, Model, Size, Tree, Type, Union, Unknown
+from bilevel.dsl.datatypes import Array, ListType, Model, Size, Tree, Type, Union, Unknown
 from bilevel.errors import Diagnostic
 
 

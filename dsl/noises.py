@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from bilevel import ir
-from bilevel.dsl.types import Model, Unknown
+from bilevel.dsl.datatypes import Model, Unknown
 from bilevel.errors import Span
 
 

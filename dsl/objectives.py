@@ -8,10 +8,10 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
 from bilevel.dsl.context import Checker, Place
+from bilevel.dsl.datatypes import Array, Type, Unknown
 from bilevel.dsl.functions import FUNCTIONS
 from bilevel.dsl.mismatch import with_values
 from bilevel.dsl.scope import Symbol
-from bilevel.dsl.types import Array, Type, Unknown
 from bilevel.errors import Diagnostic, Related, Span
 
 LOSSES = ("ce", "bce", "mse", "l1", "kl", "cw")

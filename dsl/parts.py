@@ -13,8 +13,7 @@ from dataclasses import replace
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker
-from bilevel.dsl.nearest import nearest
-from bilevel.dsl.types import (
+from bilevel.dsl.datatypes import (
     Array,
     Function,
     ListType,
@@ -27,6 +26,7 @@ from bilevel.dsl.types import (
     Type,
     Unknown,
 )
+from bilevel.dsl.nearest import nearest
 from bilevel.errors import Diagnostic, Edit, Span
 from bilevel.registry import Description, Manifest
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from bilevel.dsl.functions import Rule
-from bilevel.dsl.types import (
+from bilevel.dsl.datatypes import (
     UNKNOWN_SIZE,
     Array,
     ListType,
@@ -23,6 +22,7 @@ from bilevel.dsl.types import (
     Union,
     Unknown,
 )
+from bilevel.dsl.functions import Rule
 
 NUMBER = Array()
 Sizes = Mapping[str, int]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from bilevel import ir
 from bilevel.dsl import shapes
+from bilevel.dsl.datatypes import Array, Tree, Unknown
 from bilevel.dsl.solvers import KEEPERS, SOLVERS
-from bilevel.dsl.types import Array, Tree, Unknown
 from bilevel.errors import Diagnostic, Related, Span
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bilevel.backends.torch_func.random import make_key, permutation
-from bilevel.dsl.types import Records, integer, real, record, records
+from bilevel.backends.torch_func.keyed import make_key, permutation
+from bilevel.dsl.datatypes import Records, integer, real, record, records
 from bilevel.recipes.records import Samples, SampleSplits, require_positive
 from bilevel.registry import data
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bilevel.backends.torch_func.random import fold, make_key, uniform
+from bilevel.backends.torch_func.keyed import fold, make_key, uniform
 from bilevel.recipes.glyph_classes import Pen, fit, fonts_of
 
 SIZE = 28

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import choose, fold
-from bilevel.dsl.types import integer, real, record, records, stream
+from bilevel.backends.torch_func.keyed import choose, fold
+from bilevel.dsl.datatypes import integer, real, record, records, stream
 from bilevel.recipes.glyph_store import glyph_images
 from bilevel.recipes.records import Samples, Task, TaskSplits, bad_argument, require_positive
 from bilevel.registry import tasks

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.recipes.digits import digits
 from bilevel.recipes.glyph_store import glyph_images
 from bilevel.recipes.glyphs import glyphs

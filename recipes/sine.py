@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, uniform
-from bilevel.dsl.types import real, record, records, stream
+from bilevel.backends.torch_func.keyed import fold, uniform
+from bilevel.dsl.datatypes import real, record, records, stream
 from bilevel.recipes.records import Samples, Task, TaskSplits, interval, require_positive
 from bilevel.registry import tasks
 

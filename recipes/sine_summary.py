@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from bilevel import ir
-from bilevel.backends.torch_func.random import fold, make_key
-from bilevel.dsl.types import Tree
+from bilevel.backends.torch_func.keyed import fold, make_key
+from bilevel.dsl.datatypes import Tree
 from bilevel.outcome import Table
 from bilevel.recipes.records import Task
 from bilevel.recipes.sine import SineTasks

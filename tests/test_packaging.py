@@ -73,7 +73,7 @@ def test_no_file_is_named_like_a_standard_module() -> None:
 
 def paths_in_layout(readme: str) -> list[str]:
     """The first word of each line of the code block under the heading `Layout`, without indented continuations."""
-    section = re.search(r"^#+ .*layout.*?$(.*?)(?=^#+ |\Z)", readme, re.MULTILINE | re.DOTALL | re.IGNORECASE)
+    section = re.search(r"^#+ [^\n]*layout[^\n]*$(.*?)(?=^#+ |\Z)", readme, re.MULTILINE | re.DOTALL | re.IGNORECASE)
     block = section and re.search(r"^```\w*\n(.*?)^```", section[1], re.MULTILINE | re.DOTALL)
     return [line.split()[0] for line in block[1].splitlines() if line and not line[0].isspace()] if block else []
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from bilevel import registry
 from bilevel.binding import Parts, bind
-from bilevel.dsl.types import Part, Tree
+from bilevel.dsl.datatypes import Part, Tree
 from bilevel.errors import RecipeError
 from bilevel.pipeline import check_text
 from bilevel.recipes import zoo

@@ -18,11 +18,11 @@ from bilevel.backends.reference.scope import Scope, every_copy
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Copies, Tree, leafwise, number, plain
 from bilevel.backends.torch_func.initial import initial_parameters
-from bilevel.backends.torch_func.random import fold
+from bilevel.backends.torch_func.keyed import fold
 from bilevel.backends.torch_func.sampling import draw as take
 from bilevel.backends.torch_func.sampling import draw_epoch, draw_normal, draw_uniform
-from bilevel.dsl.types import Array
-from bilevel.dsl.types import Tree as TreeType
+from bilevel.dsl.datatypes import Array
+from bilevel.dsl.datatypes import Tree as TreeType
 
 NOTHING = torch.empty(0, dtype=torch.float64)
 DISTRIBUTIONS = {"normal": draw_normal, "uniform": draw_uniform}

@@ -17,8 +17,8 @@ from bilevel.backends.reference.scope import Delayed, Scope
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Tree, derivative, leafwise, node, number
 from bilevel.backends.torch_func.attention import unfused
-from bilevel.dsl.types import Array, Union
-from bilevel.dsl.types import Tree as TreeType
+from bilevel.dsl.datatypes import Array, Union
+from bilevel.dsl.datatypes import Tree as TreeType
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,

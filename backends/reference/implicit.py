@@ -10,7 +10,7 @@ from torch import Tensor
 from bilevel.backends.reference.scope import Scope
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Tree, filled, flat, node, unflat
-from bilevel.dsl.types import Array, Type
+from bilevel.dsl.datatypes import Array, Type
 
 
 def jacobian(row: Tensor, at: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from bilevel.backends.reference.trees import (
     of_copy,
     plain,
 )
-from bilevel.backends.torch_func.random import fold
+from bilevel.backends.torch_func.keyed import fold
 from bilevel.modes.closed_form import formula
 
 Iterate = dict[str, Tree]

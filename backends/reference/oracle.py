@@ -15,7 +15,7 @@ from bilevel.backends.reference.levels import State as Inner
 from bilevel.backends.reference.levels import gradient
 from bilevel.backends.reference.scope import outermost
 from bilevel.backends.reference.trees import Tree, detached, leafwise
-from bilevel.backends.torch_func.random import fold
+from bilevel.backends.torch_func.keyed import fold
 from bilevel.plan import Plan
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from bilevel import ir
 from bilevel.backends.reference.trees import Copies
-from bilevel.dsl.types import Size
+from bilevel.dsl.datatypes import Size
 from bilevel.plan import Plan
 
 

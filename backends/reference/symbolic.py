@@ -17,7 +17,7 @@ import sympy
 
 from bilevel import ir
 from bilevel.backends.reference.support import Unsupported
-from bilevel.dsl.types import Array
+from bilevel.dsl.datatypes import Array
 
 Values = Mapping[str, sympy.Expr]
 

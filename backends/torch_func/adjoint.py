@@ -9,20 +9,10 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func.coder import Coder, domain_call, is_warm, own, pack, steps_text
 from bilevel.backends.torch_func.forward import checkpoint_count
 from bilevel.backends.torch_func.implicit import pullback_body
-from bilevel.backends.torch_func.levels import (
-    Coder,
-    count_text,
-    domain_call,
-    is_warm,
-    keys,
-    own,
-    pack,
-    step_body,
-    steps_text,
-    targets,
-)
+from bilevel.backends.torch_func.steps import count_text, keys, step_body, targets
 from bilevel.kinds import kind
 from bilevel.modes import Adjoint, Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.plan import Step

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.torch_func.expressions import Writer, free_reads, list_key, mapped, over_lists, write
+from bilevel.dsl.datatypes import Array, Records, Stream, Tree, Type
 from bilevel.dsl.shapes import is_number
-from bilevel.dsl.types import Array, Records, Stream, Tree, Type
 
 
 def copy_key(writer: Writer, program: ir.Program, key: str, axes: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bilevel.backends.torch_func.random import fold, uniform
+from bilevel.backends.torch_func.keyed import fold, uniform
 from bilevel.backends.torch_func.sampling import Network
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from bilevel.backends.source import Class, Comment, Function, Module, Statement, Text, to_text
 from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top, valued, windows
+from bilevel.backends.torch_func.coder import Coder
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.forward import forward_functions
-from bilevel.backends.torch_func.levels import Coder
+from bilevel.dsl.datatypes import ListType, Model
 from bilevel.dsl.noises import is_noisy
-from bilevel.dsl.types import ListType, Model
 from bilevel.plan import Plan, Step
 
 HEADER = """from __future__ import annotations

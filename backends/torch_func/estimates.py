@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, normal, permutation
+from bilevel.backends.torch_func.keyed import fold, normal, permutation
 from bilevel.backends.torch_func.tree import Tree, add, leaves, multiply, subtract, tree_map
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bilevel import ir
 from bilevel.backends.source import Comment, Function, Return, Statement
 from bilevel.backends.torch_func.naming import python_name
-from bilevel.dsl.types import Array, Tree, Type, Union, Unknown
+from bilevel.dsl.datatypes import Array, Tree, Type, Union, Unknown
 from bilevel.errors import Span
 
 OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "^": "power"}

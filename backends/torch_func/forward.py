@@ -9,20 +9,9 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import draws, implicit, windows
+from bilevel.backends.torch_func.coder import Coder, own, pack, per, steps_text
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
-from bilevel.backends.torch_func.levels import (
-    Coder,
-    begin,
-    count_text,
-    keys,
-    level_parameters,
-    own,
-    pack,
-    per,
-    step_body,
-    steps_text,
-    targets,
-)
+from bilevel.backends.torch_func.steps import begin, count_text, keys, level_parameters, step_body, targets
 from bilevel.dsl.noises import without_noise
 from bilevel.kinds import kind
 from bilevel.modes import Implicit, Leaping, Tangents, Unroll

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Loop, Return, Statement
-from bilevel.backends.torch_func.expressions import list_key
-from bilevel.backends.torch_func.levels import (
+from bilevel.backends.torch_func.coder import (
     Coder,
     active_levels,
     domain_call,
-    inner_names,
     is_warm,
     own,
-    own_lists,
     pack,
-    per_element,
     solutions,
-    solve,
-    started,
     used_levels,
 )
+from bilevel.backends.torch_func.expressions import list_key
+from bilevel.backends.torch_func.levels import inner_names, own_lists, per_element, solve, started
 from bilevel.kinds import kind
 from bilevel.modes import Implicit
 from bilevel.plan import Step

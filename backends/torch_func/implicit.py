@@ -10,20 +10,9 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import draws, valued
+from bilevel.backends.torch_func.coder import Coder, drawn, own, pack, per
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
-from bilevel.backends.torch_func.levels import (
-    Coder,
-    begin,
-    count_text,
-    drawn,
-    keys,
-    level_parameters,
-    own,
-    pack,
-    per,
-    step_body,
-    targets,
-)
+from bilevel.backends.torch_func.steps import begin, count_text, keys, level_parameters, step_body, targets
 from bilevel.kinds import kind, line_searches
 from bilevel.modes import Implicit
 from bilevel.plan import Step

@@ -14,7 +14,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from bilevel.backends.torch_func.random import fold, normal, uniform
+from bilevel.backends.torch_func.keyed import fold, normal, uniform
 from bilevel.errors import fail
 
 Rule = Callable[[nn.Module, str, Tensor, Tensor, torch.dtype], Tensor]
@@ -186,5 +186,5 @@ def _rule(module: nn.Module, prefix: str, name: str) -> Rule:
         why=f"{place} is a `{kind_name}`; copies of a level draw their starts from keys, so torch's own generator "
         "cannot be used",
         fix=f"give `{kind_name}` a method  initialise(self, key) -> dict  from names to tensors of shape\n"
-        "key.shape + shape of the parameter, drawn with bilevel.backends.torch_func.random",
+        "key.shape + shape of the parameter, drawn with bilevel.backends.torch_func.keyed",
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 MODULES = (
-    "random",
+    "keyed",
     "tree",
     "functions",
     "domains",

@@ -7,13 +7,24 @@ them, and since copies do not read each other the gradient of the sum is the gra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from bilevel import ir
-from bilevel.backends.source import Assign, Function, If, Return, Statement, words
+from bilevel.backends.source import Assign, Function, Return, Statement
 from bilevel.backends.torch_func import draws, solver_text
+from bilevel.backends.torch_func.coder import (
+    Coder,
+    domain_call,
+    drawn,
+    is_pulled,
+    own,
+    pack,
+    per,
+    solutions,
+    step_settings,
+    steps_text,
+    to_values,
+    used_levels,
+)
 from bilevel.backends.torch_func.expressions import (
-    Writer,
     free_reads,
     list_key,
     mapped,
@@ -24,110 +35,7 @@ from bilevel.backends.torch_func.expressions import (
 from bilevel.errors import Span
 from bilevel.kinds import is_searched, kind
 from bilevel.modes import Leaping, Unroll
-from bilevel.plan import Plan, Step
-
-
-@dataclass(slots=True)
-class Coder:
-    """What is known while the functions of a plan are written; `known` holds the parameters of those written."""
-
-    plan: Plan
-    writer: Writer
-    known: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def call(self, name: str, **replaced: str) -> str:
-        """A call of an emitted function: every parameter is given the value of the same name, or a replacement."""
-        return f"{name}({', '.join(replaced.get(p, p) for p in self.known[name])})"
-
-    def function(
-        self, name: str, parameters: list[str], doc: str, body: list[Statement], span: Span | None, fixed: int = 0
-    ) -> Function:
-        """Make a function and remember its parameters, so that callers can be written.
-
-        Parameters that the body does not use are dropped, except the first `fixed`.
-        """
-        used = words(tuple(body))
-        parameters = [p for i, p in enumerate(dict.fromkeys(parameters)) if i < fixed or p in used]
-        self.known[name] = tuple(parameters)
-        at = "" if span is None else f"{span.source.name.rpartition('/')[2]}:{span.line}"
-        return Function(name, tuple(parameters), doc, tuple(body), at)
-
-    def needs(self, *names: str, without: tuple[str, ...] | list[str] = ()) -> list[str]:
-        """The parameters of emitted functions together, in order, `key` last, some left out."""
-        found = dict.fromkeys(p for n in names if n in self.known for p in self.known[n] if p not in without)
-        return sorted(found, key=lambda p: p in ("key", "device"))
-
-    @property
-    def program(self) -> ir.Program:
-        return self.plan.program
-
-
-# ---- names of a level ----------------------------------------------------------------------------------------
-
-
-def own(coder: Coder, level: ir.Level) -> list[str]:
-    """The variables in the coordinates that the solver steps in."""
-    return [coder.writer.name(v.name) + ("_free" if v.domain else "") for v in level.variables]
-
-
-def pack(names: list[str]) -> str:
-    """One name, or a tuple of several."""
-    return names[0] if len(names) == 1 else f"({', '.join(names)})"
-
-
-def drawn(coder: Coder, level: ir.Level) -> list[str]:
-    """The indices and draws of a level."""
-    return [coder.writer.name(n) for n in (*(i.name for i in level.indices), *(d.name for d in level.draws))]
-
-
-def solutions(coder: Coder, level: ir.Level) -> list[str]:
-    """The variables of a level, as values."""
-    return [coder.writer.name(n) for n in level.names]
-
-
-def used_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
-    """The levels inside that something other than a report reads."""
-    return [i for i in level.levels if not coder.plan.facts[i.name].unread]
-
-
-def active_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
-    """The levels inside that are differentiated."""
-    return [i for i in used_levels(coder, level) if is_pulled(coder, i)]
-
-
-def is_pulled(coder: Coder, inner: ir.Level) -> bool:
-    """Whether a level has a pullback: inside `next` it is differentiated together with the step around it."""
-    return f"{inner.name}.pullback" in coder.plan.graph
-
-
-def counter(coder: Coder, level: ir.Level) -> str | None:
-    """The name of the step counter, None where the recipe has none."""
-    duration = level.phases[0].duration
-    return coder.writer.name(duration.counter) if isinstance(duration, ir.Steps) and duration.counter else None
-
-
-def is_warm(level: ir.Level) -> bool:
-    """Whether a level goes on from the end of its previous solve."""
-    return any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
-
-
-def to_values(coder: Coder, level: ir.Level, source: str) -> list[Statement]:
-    """Statements that give the variables' values, from their free coordinates packed in `source`."""
-    names = own(coder, level)
-    lines: list[Statement] = []
-    if source != pack(names):
-        lines.append(Assign(pack(names).strip("()"), source))
-    for variable, name in zip(level.variables, names, strict=True):
-        if variable.domain is not None:
-            lines.append(Assign(coder.writer.name(variable.name), domain_call(variable, name)))
-    return lines
-
-
-def domain_call(variable: ir.Variable, argument: str, suffix: str = "") -> str:
-    """A variable's map from free coordinates, or with `_free` its inverse."""
-    values = "".join(f", {a!r}" for a in variable.domain_arguments)
-    return f"{variable.domain}{suffix}({argument}{values})"
-
+from bilevel.plan import Step
 
 # ---- start and draw ------------------------------------------------------------------------------------------
 
@@ -152,11 +60,6 @@ def _mentions(text: str, name: str) -> bool:
     import re
 
     return re.search(rf"(?<![\w.]){re.escape(name)}\b", text) is not None
-
-
-def per(level: ir.Level) -> str:
-    """The copies of a level in words."""
-    return f", one per {' and '.join(level.batched)}" if level.batched else ""
 
 
 def draw_function(coder: Coder, step: Step) -> Function:
@@ -344,7 +247,7 @@ def update_function(coder: Coder, step: Step) -> Function:
     parameters = [names[0] if len(names) == 1 else "variables", "solver", "gradient", "count"]
     solvers = level.phases[0].solvers
     exprs = [e for s in solvers for e in solver_text.exprs(s)]
-    scheduled = _step_settings(coder, level) if any(map(solver_text.is_scheduled, solvers)) else []
+    scheduled = step_settings(coder, level) if any(map(solver_text.is_scheduled, solvers)) else []
     more = [p for p in [*parameters_of(coder.writer, *exprs), *scheduled] if p not in parameters]
     x = parameters[0]
     if len(solvers) == 1:
@@ -427,110 +330,3 @@ def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
         optimizer = level.parent is None and solver.name in solver_text.OPTIMIZERS
         texts.append("()" if optimizer else solver_text.state(coder.writer, solver, mine))
     return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
-
-
-# ---- steps of a level ----------------------------------------------------------------------------------------
-
-
-def steps_text(coder: Coder, level: ir.Level) -> str:
-    """How many steps a level takes, as text."""
-    duration = level.phases[0].duration
-    assert isinstance(duration, ir.Steps)
-    count = _counted(coder, duration)
-    if duration.unit != "epochs":
-        return count
-    return f"{count if count.isalnum() else f'({count})'} * ({_batches(coder, level)})"
-
-
-def _counted(coder: Coder, duration: ir.Steps) -> str:
-    """The number of steps or epochs."""
-    if duration.first is None:
-        return write(coder.writer, duration.count)
-    replaced = _replaced_count(coder, duration)
-    return replaced or f"{write(coder.writer, duration.count)} - {write(coder.writer, duration.first)} + 1"
-
-
-def _replaced_count(coder: Coder, duration: ir.Steps) -> str | None:
-    """The name of the number of steps where a report replaces that of `for k in a..b`."""
-    if duration.first is None:
-        return None
-    return coder.plan.settings.get(duration.first.span.to(duration.count.span))
-
-
-def _batches(coder: Coder, level: ir.Level) -> str:
-    """Steps in an epoch."""
-    draw = next(d for d in level.draws if draws.finite_source(d) is not None)
-    source = draws.finite_source(draw)
-    assert source is not None and isinstance(draw.source, ir.Sample) and draw.source.count is not None
-    return f"length({write(coder.writer, source)}) // {write(coder.writer, draw.source.count)}"
-
-
-def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
-    """The counter and the draws of one step, which the forward pass and the adjoint make alike."""
-    lines: list[Statement] = []
-    name = counter(coder, level)
-    duration = level.phases[0].duration
-    if name is not None and isinstance(duration, ir.Steps) and duration.first is not None:
-        passed = f"step // ({_batches(coder, level)})" if duration.unit == "epochs" else "step"
-        lines.append(Assign(name, f"{write(coder.writer, duration.first)} + {passed}"))
-    if level.draws or level.indices:
-        call = coder.call(f"{level.name}_draw", key="keys[step]", level_key="key")
-        lines.append(Assign(", ".join(drawn(coder, level)), call))
-    return lines
-
-
-def count_text(level: ir.Level) -> str:
-    """Steps that the solver has taken before this one: a warm level goes on counting."""
-    return f"begun({level.name}_begin) + step" if is_warm(level) else "step"
-
-
-def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
-    """What a solve of the level needs from outside."""
-    local = [*own(coder, level), *drawn(coder, level), "variables", "solver", "gradient", "count", "step", "level_key"]
-    local += [counter(coder, level) or ""]
-    functions = [f"{level.name}_{o}" for o in operations]
-    found = coder.needs(*functions, without=local)
-    settings = [p for p in _step_settings(coder, level) if p not in found and p not in local]
-    warm = [f"{level.name}_begin"] if is_warm(level) else []
-    keyed = ["key"] if "key" not in found else []
-    return [*(p for p in found if p != "key"), *settings, *warm, *keyed, *(p for p in found if p == "key")]
-
-
-def _step_settings(coder: Coder, level: ir.Level) -> list[str]:
-    """Names in the number of steps that are no constants of the module."""
-    duration = level.phases[0].duration
-    if isinstance(duration, ir.Until):
-        return parameters_of(coder.writer, duration.cap, *duration.arguments.values())
-    if duration is None:
-        return []
-    exprs = [duration.count] + ([duration.first] if duration.first is not None else [])
-    momentum = [a for s in level.phases[0].solvers for n, a in s.arguments.items() if n == "momentum"]
-    replaced = _replaced_count(coder, duration)
-    return [*parameters_of(coder.writer, *exprs, *momentum), *([replaced] if replaced else [])]
-
-
-def targets(coder: Coder, level: ir.Level) -> list[str]:
-    """The names whose cotangents are wanted of a level."""
-    return [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
-
-
-def uses_keys(coder: Coder, level: ir.Level) -> bool:
-    """Whether the steps of a level need keys of their own."""
-    inner = coder.known.get(f"{level.name}_{'update' if kind(level) == 'next' else 'gradient'}", ())
-    return bool(level.draws or level.indices) or "key" in inner
-
-
-def keys(coder: Coder, level: ir.Level, count: str) -> list[Statement]:
-    """One key for each step, where they are needed."""
-    return [Assign("keys", f"fold(key, numbers({count}, key))")] if uses_keys(coder, level) else []
-
-
-def begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
-    """The start, or for a warm level the end of the solve before."""
-    start = coder.call(f"{level.name}_start")
-    state = "()" if kind(level) == "next" else solver_state(coder, level, x)
-    cold: list[Statement] = [Assign(x, start), Assign("solver", state)]
-    if not is_warm(level):
-        return cold
-    begin = f"{level.name}_begin"
-    return [If(f"{begin} is None", tuple(cold)), If(f"{begin} is not None", (Assign(f"{x}, solver, _", begin),))]

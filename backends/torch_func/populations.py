@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Return, Statement
+from bilevel.backends.torch_func.coder import Coder, domain_call, own, pack, used_levels
 from bilevel.backends.torch_func.expressions import write
-from bilevel.backends.torch_func.levels import Coder, domain_call, own, pack, solve, used_levels
+from bilevel.backends.torch_func.levels import solve
 
 
 def member_axis(level: ir.Level) -> str:

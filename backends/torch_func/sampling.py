@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from bilevel.backends.torch_func.attention import attends, unfused
 from bilevel.backends.torch_func.initial import initial_parameters
-from bilevel.backends.torch_func.random import choose, fold, normal, permutation, uniform
+from bilevel.backends.torch_func.keyed import choose, fold, normal, permutation, uniform
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.torch_func.expressions import Axes, Writer, free_reads, write
+from bilevel.dsl.datatypes import Array, Tree
 from bilevel.dsl.solvers import RATES
-from bilevel.dsl.types import Array, Tree
 
 STATEFUL = ("sgd", "adam", "adamw", "rmsprop")
 """solvers with a function NAME_state"""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Return, Statement
 from bilevel.backends.torch_func import draws, populations, windows
-from bilevel.backends.torch_func.expressions import free_reads, mapped, write
-from bilevel.backends.torch_func.levels import (
+from bilevel.backends.torch_func.coder import (
     Coder,
     counter,
     domain_call,
@@ -14,12 +13,12 @@ from bilevel.backends.torch_func.levels import (
     is_warm,
     own,
     pack,
-    solve,
-    solver_state,
-    step_body,
     steps_text,
     used_levels,
 )
+from bilevel.backends.torch_func.expressions import free_reads, mapped, write
+from bilevel.backends.torch_func.levels import solve, solver_state
+from bilevel.backends.torch_func.steps import step_body
 from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.facts import expressions

@@ -9,8 +9,8 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Return, Statement
 from bilevel.backends.torch_func import draws
+from bilevel.backends.torch_func.coder import Coder, own, pack, per, solutions, to_values
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
-from bilevel.backends.torch_func.levels import Coder, own, pack, per, solutions, to_values
 from bilevel.kinds import line_searches
 from bilevel.plan import Step
 

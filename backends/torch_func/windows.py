@@ -10,19 +10,10 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func.coder import Coder, domain_call, own, pack, solutions, steps_text, to_values
 from bilevel.backends.torch_func.expressions import list_key
-from bilevel.backends.torch_func.levels import (
-    Coder,
-    begin,
-    domain_call,
-    own,
-    own_lists,
-    pack,
-    per_element,
-    solutions,
-    steps_text,
-    to_values,
-)
+from bilevel.backends.torch_func.levels import own_lists, per_element
+from bilevel.backends.torch_func.steps import begin
 from bilevel.modes import Unroll
 from bilevel.plan import Plan, Step
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.func import vmap
 
-from bilevel.backends.torch_func.random import fold, normal
+from bilevel.backends.torch_func.keyed import fold, normal
 from bilevel.backends.torch_func.tree import Tree, add, leaves, multiply, tree_map
 
 

@@ -80,7 +80,7 @@ def _document(plan: Plan, parts: Parts | None) -> dict[str, object]:
 
 def _sizes(plan: Plan, parts: Parts) -> dict[str, int]:
     """Numbers in each variable that is a tree of parameters."""
-    from bilevel.dsl.types import Tree
+    from bilevel.dsl.datatypes import Tree
     from bilevel.explain import tree_size
 
     variables = [variable for level in plan.program.walk_levels() for variable in level.variables]

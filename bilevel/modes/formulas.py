@@ -15,7 +15,7 @@ from typing import Any
 import sympy
 
 from bilevel import ir
-from bilevel.dsl.types import Array
+from bilevel.dsl.datatypes import Array
 from bilevel.errors import Span
 
 LONGEST = 200

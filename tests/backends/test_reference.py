@@ -13,6 +13,7 @@ from bilevel.backends import reference
 from bilevel.backends.reference.support import SUPPORTED, reasons
 from bilevel.dsl.functions import DOMAINS, FUNCTIONS
 from bilevel.dsl.solvers import MODES, SOLVERS
+from bilevel.errors import RecipeError
 from tests.backends.agreement import compared
 from tests.backends.recipes import BROKEN, RECIPES
 from tests.zoo.compiled import Compiled, compile_text
@@ -66,10 +67,13 @@ def test_both_backends_agree_on_every_construct(name: str) -> None:
     agree(made(name), 3 if name == "continued" else 2)
 
 
-@pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.xfail(reason="the emitted module fails on it", strict=True)
-def test_both_backends_run_what_the_checker_accepts(name: str) -> None:
-    agree(compile_text(BROKEN[name]))
+def test_functions_take_plain_numbers() -> None:
+    agree(compile_text(BROKEN["function_of_a_number"]))
+
+
+def test_a_distribution_whose_argument_is_copied_is_refused() -> None:
+    with pytest.raises(RecipeError, match="B507"):
+        compile_text(BROKEN["spread_of_a_copy"])
 
 
 # ---- declarations --------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_standard_error_is_that_of_the_tasks() -> None:
     import torch
 
     import bilevel as bl
-    from bilevel.backends.torch_func.random import fold, make_key
+    from bilevel.backends.torch_func.keyed import fold, make_key
     from bilevel.spread import Estimator
 
     program = bl.compile(bl.load("tiny.bl"))

@@ -32,7 +32,7 @@ after10.task.count = 4
 
 POINTS = '''import torch
 import bilevel
-from bilevel.dsl.types import real, record, records
+from bilevel.dsl.datatypes import real, record, records
 from bilevel.recipes.records import Samples, SampleSplits
 
 SAMPLES = records(8, x=real(1), y=real(1))

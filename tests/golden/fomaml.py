@@ -8,10 +8,15 @@
 Comments name the recipe lines. Values of copied levels have the copies as leading axes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FunctionType
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
@@ -230,12 +235,31 @@ def _drawn(
     if isinstance(module, Initialises):
         yield from _own(module, prefix, wanted, keys, dtype)
         return
+    if isinstance(module, nn.Transformer):
+        yield from _transformer(module, prefix, wanted, keys, dtype)
+        return
+    yield from _by_rules(module, prefix, wanted, keys, dtype)
+
+
+def _by_rules(
+    module: nn.Module, prefix: str, wanted: Mapping[str, Tensor], keys: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """The module's own parameters by the rules below, then those of its children."""
     for name, parameter in module.named_parameters(recurse=False):
         if prefix + name in wanted:
             rule = _rule(module, prefix, name)
             yield prefix + name, rule(module, name, parameter, fold(keys, prefix + name), dtype)
     for name, child in module.named_children():
         yield from _drawn(child, f"{prefix}{name}.", wanted, keys, dtype)
+
+
+def _transformer(
+    module: nn.Module, prefix: str, wanted: Mapping[str, Tensor], keys: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """As its layers would be drawn, but every matrix in it again by `_xavier`."""
+    for name, value in _by_rules(module, prefix, wanted, keys, dtype):
+        matrix = wanted[name].dim() > 1
+        yield name, _xavier(module, name, wanted[name], fold(keys, name), dtype) if matrix else value
 
 
 def _own(
@@ -272,6 +296,27 @@ def _by_width(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtyp
     return _within(1.0 / math.sqrt(max(1, width)), parameter, key, dtype)
 
 
+def _xavier(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniform within sqrt(6 / (inputs + outputs)) of the matrix as it is stored."""
+    return _within(math.sqrt(6.0 / sum(parameter.shape)), parameter, key, dtype)
+
+
+def _attention(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Matrices by `_xavier`, biases zero; the extra key and value normal with variance 1 / width."""
+    if name == "in_proj_bias":
+        return torch.zeros((*key.shape, *parameter.shape), dtype=dtype, device=key.device)
+    if name in ("bias_k", "bias_v"):
+        return normal(key, *parameter.shape, deviation=1.0 / math.sqrt(parameter.shape[-1]), dtype=dtype)
+    return _xavier(module, name, parameter, key, dtype)
+
+
+def _projection(module: nn.Module, name: str, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention ends with: a linear layer whose bias is zero."""
+    if name == "weight":
+        return _by_inputs(module, name, parameter, key, dtype)
+    return torch.zeros((*key.shape, *parameter.shape), dtype=dtype, device=key.device)
+
+
 def _within(bound: float, parameter: Tensor, key: Tensor, dtype: torch.dtype) -> Tensor:
     return uniform(key, *parameter.shape, low=-bound, high=bound, dtype=dtype)
 
@@ -294,6 +339,9 @@ def _standard_normal(module: nn.Module, name: str, parameter: Tensor, key: Tenso
 LAYER = ("weight", "bias")
 
 
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "bias_k", "bias_v")
+
+
 CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -310,7 +358,9 @@ INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 RULES: tuple[tuple[tuple[type[nn.Module], ...], tuple[str, ...], Rule], ...] = (
+    ((nn.modules.linear.NonDynamicallyQuantizableLinear,), LAYER, _projection),  # used in attention only
     ((*LINEAR, *CONVOLUTIONS), LAYER, _by_inputs),
+    ((nn.MultiheadAttention,), ATTENTION, _attention),
     ((nn.RNNCellBase,), CELL, _by_width),
     ((nn.RNNBase,), (), _by_width),
     ((*NORMS, *INSTANCE_NORMS), LAYER, _one_and_zero),
@@ -330,8 +380,60 @@ def _rule(module: nn.Module, prefix: str, name: str) -> Rule:
         why=f"{place} is a `{kind_name}`; copies of a level draw their starts from keys, so torch's own generator "
         "cannot be used",
         fix=f"give `{kind_name}` a method  initialise(self, key) -> dict  from names to tensors of shape\n"
-        "key.shape + shape of the parameter, drawn with bilevel.backends.torch_func.random",
+        "key.shape + shape of the parameter, drawn with bilevel.backends.torch_func.keyed",
     )
+
+
+FUSED = "scaled_dot_product_attention"
+
+
+def attends(module: nn.Module) -> bool:
+    """Whether a network calls torch's attention: by a layer of torch's, or in code of its own."""
+    known: set[CodeType] = set()
+    return any(isinstance(m, nn.MultiheadAttention) or class_attends(type(m), known) for m in module.modules())
+
+
+def class_attends(kind: type, known: set[CodeType]) -> bool:
+    """Whether a method of a class calls torch's attention; `known` are pieces of code that do not."""
+    bases = [base for base in kind.__mro__ if not (base.__module__ or "").startswith(("torch.", "builtins"))]
+    methods = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
+    return any(function_attends(method, known) for method in methods)
+
+
+def function_attends(function: FunctionType, known: set[CodeType]) -> bool:
+    """Whether a function, or one of its module that it calls, calls torch's attention."""
+    if function.__code__ in known:
+        return False
+    known.add(function.__code__)
+    names = set(code_names(function.__code__))
+    if FUSED in names:
+        return True
+    called = [function.__globals__.get(name) for name in names]
+    own = [f for f in called if isinstance(f, FunctionType) and not (f.__module__ or "").startswith("torch.")]
+    return any(function_attends(f, known) for f in own)
+
+
+def code_names(code: CodeType) -> Iterator[str]:
+    """The names that a piece of code, and the functions inside it, use."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from code_names(constant)
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """While it lasts, attention runs by the composite kernel, and torch's layers take no short cut around it."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    mha: Any = torch.backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 def numbers(count: int, like: Tensor) -> Tensor:
@@ -360,12 +462,17 @@ def draw(source: Any, count: int, keys: Tensor, depth: int = 0) -> Tree:
 
 def take(source: Any, positions: Tensor, depth: int) -> Tree:
     """The samples at `positions` int64[..., n] with one more field, `index`, that holds them."""
-    pick: Callable[..., Any] = lambda record, place: tree_map(lambda field: field[place], record)
+
+    def at(record: Any, place: Tensor) -> Any:
+        return tree_map(lambda field: field[place], record)
+
+    pick: Callable[..., Any] = at
     for _ in range(depth):
         pick = vmap(pick)
     fields = pick(source, positions)
     names = [n for n in source._fields if n != "index"]
-    return namedtuple("Drawn", [*names, "index"])(*(getattr(fields, n) for n in names), positions)
+    values = [*(getattr(fields, n) for n in names), positions]
+    return namedtuple("Drawn", [*names, "index"])(*values)
 
 
 def without(items: list[Any], left_out: Any) -> Any:
@@ -377,13 +484,19 @@ def without(items: list[Any], left_out: Any) -> Any:
 class Network:
     """A torch module as a function of its parameters: `net(w, x)` is f_w(x)."""
 
-    def __init__(self, module: nn.Module, parts: dict[str, str], dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self, module: nn.Module, parts: dict[str, str], dtype: torch.dtype, device: torch.device | str
+    ) -> None:
         self.module = module.to(device=device, dtype=dtype)
         self.parts, self.dtype = parts, dtype
+        self.attends = attends(module)
 
     def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """Outputs for a batch of samples with a leading axis."""
-        return functional_call(self.module, parameters, (x,))  # type: ignore[no-any-return]
+        if self.attends:
+            with unfused():
+                return functional_call(self.module, parameters, (x,))
+        return functional_call(self.module, parameters, (x,))
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """The output for one sample without a leading axis."""
@@ -489,18 +602,18 @@ def clipped(gradient: Tree, limit: Tree) -> Tree:
 
 
 def torch_optimize(
-    kind: type[torch.optim.Optimizer], options: dict[str, object], x: Tree, state: Tree, gradient: Tree, clip: float = 0.0
+    kind: type[torch.optim.Optimizer], options: dict[str, Any], x: Tree, state: Tree, gradient: Tree, clip: float = 0.0
 ) -> tuple[Tree, Tree]:
     """One step of a torch.optim optimiser as a pure function: x and state are copied, not changed.
 
     `state` is what the optimiser keeps for each tensor, () before the first step.
     """
     parameters = [leaf.detach().clone() for leaf in leaves(x)]
-    optimizer = kind([torch.nn.Parameter(p) for p in parameters], **options)  # type: ignore[call-arg]
+    optimizer = kind([torch.nn.Parameter(p) for p in parameters], **options)
     given = optimizer.param_groups[0]["params"]
     for parameter, direction in zip(given, leaves(clipped(gradient, clip)), strict=True):
         parameter.grad = direction.detach()
-    for parameter, kept in zip(given, state):
+    for parameter, kept in zip(given, state, strict=bool(state)):
         optimizer.state[parameter] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
     optimizer.step()
     moved = iter([p.detach() for p in given])
@@ -532,6 +645,7 @@ class Phase(NamedTuple):
     values: Callable
     reads: tuple
     reports: dict
+    solves: dict
 
 
 # ---- the recipe
@@ -663,6 +777,14 @@ def build(net, tasks, device="cpu", dtype=torch.float32):
         theta = state.x
         return {"theta": theta}
 
+    def meta_solve_adapt(state, key, task):  # maml.bl:13
+        """The solution of adapt at a state of meta, as the recipe writes it."""
+        key = fold(fold(key, "meta"), "solve")
+        theta = state.x
+        adapt_states = adapt_forward(theta, task, False)
+        phi = adapt_states[-1][0]
+        return {"phi": phi}
+
     return (
         Phase(
             "meta",
@@ -674,5 +796,6 @@ def build(net, tasks, device="cpu", dtype=torch.float32):
             meta_values,
             (),
             {"val": (500, meta_report_val)},
+            {"adapt": (meta_solve_adapt, ("task",))},
         ),
     )

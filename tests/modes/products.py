@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, make_key, normal, uniform
+from bilevel.backends.torch_func.keyed import fold, make_key, normal, uniform
 from tests.modes.loops import solve, tensor
 from tests.zoo.problem import points
 from tests.zoo.quadratics import MATRICES, A, B, V, Y

@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from bilevel import ir, pipeline
 from bilevel.backends.torch_func.dropout import KeyedDropout, NoisyNetwork
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.errors import RecipeError
 from bilevel.explain import plan_text as plan_page

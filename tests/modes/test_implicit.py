@@ -415,7 +415,7 @@ level meta {
 )
 def test_mirror_descent_by_a_closed_form_inside_next(mode: str) -> None:
     """z = x - 0.1 grad f(x) / m, so that x@12 - q is a matrix power (papers/002, appendix C.2)."""
-    from bilevel.backends.torch_func.random import fold, make_key, normal
+    from bilevel.backends.torch_func.keyed import fold, make_key, normal
 
     Q = tensor([[4.0, 0.5], [0.5, 0.2]])
     centres = normal(fold(fold(fold(make_key(0), "meta"), 0), "q"), 3, dtype=torch.float64)

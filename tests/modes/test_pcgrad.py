@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, make_key, permutation
+from bilevel.backends.torch_func.keyed import fold, make_key, permutation
 from tests.modes.loops import derivative, solve, tensor
 from tests.modes.tools import STORES, TOLERANCE, error, gradients, scheduled
 from tests.zoo.problem import points

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, make_key, normal
+from bilevel.backends.torch_func.keyed import fold, make_key, normal
 from tests.modes.loops import begun, moved, slope, tensor
 from tests.modes.tools import scheduled
 from tests.zoo.compiled import compile_text, plan_text

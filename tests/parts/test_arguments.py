@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 from torch import nn
 
-from bilevel.dsl.types import Model
+from bilevel.dsl.datatypes import Model
 from bilevel.errors import RecipeError
 from bilevel.manifest import read_manifest, write_manifest
 from bilevel.pipeline import check_text

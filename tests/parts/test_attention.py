@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from bilevel.backends.torch_func.attention import attends, unfused
 from bilevel.backends.torch_func.initial import initial_parameters
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.binding import Parts
 from bilevel.explain import plan_text as explained
 from tests.zoo.compiled import compile_text, hypergradient

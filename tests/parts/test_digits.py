@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from bilevel.dsl.types import Record, Records
+from bilevel.dsl.datatypes import Record, Records
 from bilevel.recipes.digits import digits
 from bilevel.registry import MARK
 

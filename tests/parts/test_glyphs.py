@@ -10,7 +10,7 @@ import torch
 from PIL import features
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.errors import RecipeError
 from bilevel.recipes.glyph_classes import FILE, FONTS, classes_text, font_path, fonts_of, read_classes
 from bilevel.recipes.glyph_store import glyph_images, some_classes, split_hash

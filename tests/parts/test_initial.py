@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel.backends.torch_func.initial import initial_parameters
-from bilevel.backends.torch_func.random import fold, make_key, uniform
+from bilevel.backends.torch_func.keyed import fold, make_key, uniform
 from bilevel.errors import RecipeError
 from bilevel.recipes.networks import conv4, mlp
 

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn import functional
 
 from bilevel.backends.torch_func.initial import initial_parameters
-from bilevel.backends.torch_func.random import fold, make_key, normal
+from bilevel.backends.torch_func.keyed import fold, make_key, normal
 from bilevel.errors import RecipeError
 from bilevel.recipes.networks import BatchStatistics, conv4, mlp
 

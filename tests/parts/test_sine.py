@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.errors import RecipeError
 from bilevel.recipes.records import Task
 from bilevel.recipes.sine import sine

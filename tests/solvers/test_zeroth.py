@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from bilevel.backends.torch_func.random import fold, make_key
+from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.backends.torch_func.zeroth import directions_like, zeroth
 from tests.solvers.agreement import check_modes, flat, gradient, scheduled
 from tests.zoo.compiled import compile_text, plan_text, run

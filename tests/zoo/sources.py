@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.dsl.types import real, record, records
+from bilevel.dsl.datatypes import real, record, records
 from bilevel.registry import data
 
 __all__ = ["points"]

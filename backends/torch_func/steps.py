@@ -1,0 +1,76 @@
+"""What the forward pass and the way back of a level have in common: its counter, draws, keys, start and parameters."""
+
+from __future__ import annotations
+
+from bilevel import ir
+from bilevel.backends.source import Assign, If, Statement
+from bilevel.backends.torch_func.coder import (
+    Coder,
+    batches,
+    counter,
+    drawn,
+    is_warm,
+    own,
+    step_settings,
+)
+from bilevel.backends.torch_func.expressions import write
+from bilevel.backends.torch_func.levels import solver_state
+from bilevel.kinds import kind
+
+
+def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The counter and the draws of one step, which the forward pass and the adjoint make alike."""
+    lines: list[Statement] = []
+    name = counter(coder, level)
+    duration = level.phases[0].duration
+    if name is not None and isinstance(duration, ir.Steps) and duration.first is not None:
+        passed = f"step // ({batches(coder, level)})" if duration.unit == "epochs" else "step"
+        lines.append(Assign(name, f"{write(coder.writer, duration.first)} + {passed}"))
+    if level.draws or level.indices:
+        call = coder.call(f"{level.name}_draw", key="keys[step]", level_key="key")
+        lines.append(Assign(", ".join(drawn(coder, level)), call))
+    return lines
+
+
+def count_text(level: ir.Level) -> str:
+    """Steps that the solver has taken before this one: a warm level goes on counting."""
+    return f"begun({level.name}_begin) + step" if is_warm(level) else "step"
+
+
+def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
+    """What a solve of the level needs from outside."""
+    local = [*own(coder, level), *drawn(coder, level), "variables", "solver", "gradient", "count", "step", "level_key"]
+    local += [counter(coder, level) or ""]
+    functions = [f"{level.name}_{o}" for o in operations]
+    found = coder.needs(*functions, without=local)
+    settings = [p for p in step_settings(coder, level) if p not in found and p not in local]
+    warm = [f"{level.name}_begin"] if is_warm(level) else []
+    keyed = ["key"] if "key" not in found else []
+    return [*(p for p in found if p != "key"), *settings, *warm, *keyed, *(p for p in found if p == "key")]
+
+
+def targets(coder: Coder, level: ir.Level) -> list[str]:
+    """The names whose cotangents are wanted of a level."""
+    return [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
+
+
+def uses_keys(coder: Coder, level: ir.Level) -> bool:
+    """Whether the steps of a level need keys of their own."""
+    inner = coder.known.get(f"{level.name}_{'update' if kind(level) == 'next' else 'gradient'}", ())
+    return bool(level.draws or level.indices) or "key" in inner
+
+
+def keys(coder: Coder, level: ir.Level, count: str) -> list[Statement]:
+    """One key for each step, where they are needed."""
+    return [Assign("keys", f"fold(key, numbers({count}, key))")] if uses_keys(coder, level) else []
+
+
+def begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The start, or for a warm level the end of the solve before."""
+    start = coder.call(f"{level.name}_start")
+    state = "()" if kind(level) == "next" else solver_state(coder, level, x)
+    cold: list[Statement] = [Assign(x, start), Assign("solver", state)]
+    if not is_warm(level):
+        return cold
+    begin = f"{level.name}_begin"
+    return [If(f"{begin} is None", tuple(cold)), If(f"{begin} is not None", (Assign(f"{x}, solver, _", begin),))]
