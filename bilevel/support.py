@@ -87,7 +87,8 @@ def _indices(level: ir.Level) -> Iterator[Diagnostic]:
 def _draws(level: ir.Level) -> Iterator[Diagnostic]:
     inside = {n for inner in level.levels for n in inner.names}
     for draw in level.draws:
-        if isinstance(draw.source, ir.Builtin) and any(a.axes for a in draw.source.arguments):
+        given = draw.source.source if isinstance(draw.source, ir.Sample) else draw.source
+        if isinstance(given, ir.Builtin) and given.function != "without" and any(a.axes for a in given.arguments):
             yield _missing(
                 "a distribution whose arguments differ by copy", draw.span, "mean + deviation * e with e ~ normal(0, 1)"
             )

@@ -50,3 +50,8 @@ def test_the_identity_changes_with_a_decision() -> None:
         for m in ("rmd", "fmd", "rmd(order = 1)")
     ]
     assert len({p.identity for p in plans}) == 3
+
+
+def test_the_plan_in_the_readme_is_the_plan() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert text_of("maml_sine", sized=True).rstrip() in readme
