@@ -291,6 +291,9 @@ def _generic(trouble: Trouble) -> Mistake:
     if token is not None:
         return Mistake(_b100(trouble, f"`{token.text}` cannot stand here", trouble.span(token), label))
     what = "value" if trouble.context == "value" else "file"
+    if not trouble.tokens:  # a comment and nothing else
+        whole = Span(trouble.source, 0, len(trouble.source.text))
+        return Mistake(_b100(trouble, f"there is no {what} here", whole, label))
     last = trouble.tokens[-1]
     return Mistake(_b100(trouble, f"the {what} ends in the middle of a statement", trouble.span(last), label))
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bilevel.dsl import nodes
@@ -311,6 +311,7 @@ def refusal(read: Callable[[str], nodes.Node], text: str) -> RecipeError | None:
 
 
 @settings(deadline=None, max_examples=60)
+@example("#")
 @given(st.text(max_size=40))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     for read in (parse, parse_value):
