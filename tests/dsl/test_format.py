@@ -45,7 +45,8 @@ def test_a_printed_recipe_reads_as_itself(recipe: nodes.Recipe) -> None:
 def test_the_random_trees_cover_every_node() -> None:
     seen: set[type] = set()
 
-    @settings(max_examples=300, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    # Many, since hypothesis draws on constants of whatever modules are loaded, so that examples differ by run.
+    @settings(max_examples=1500, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(trees.recipes, trees.durations, trees.types)
     def collect(recipe: nodes.Recipe, duration: nodes.Node, type_: nodes.Node) -> None:
         seen.update(type(node) for tree in (recipe, duration, type_) for node in walk(tree))
