@@ -107,3 +107,7 @@ def test_packaged_recipe_is_parsed_outside_the_checkout(outside: Callable[..., s
 
 def test_command_checks_a_packaged_recipe_outside_the_checkout(outside: Callable[..., str]) -> None:
     outside("-m", "bilevel.command", "check", "maml_sine")
+
+
+def test_a_packaged_recipe_runs_outside_the_checkout(outside: Callable[..., str]) -> None:
+    outside("-m", "bilevel", "run", "maml_sine", "meta.steps=2", "--out", "two_steps", "--plain")
