@@ -60,6 +60,9 @@ def _not_wanted(program: ir.Program, given: Mapping[str, Any]) -> list[Diagnosti
 
 
 def _build(use: ir.Use, registry: Registry, built: Mapping[str, Any], numbers: Mapping[str, int | float]) -> Any:
+    if use.value is None and use.name in registry.entries:
+        called = nodes.Call(nodes.Name(use.name, span=use.span), (), span=use.span)
+        return _evaluate(called, registry, built, numbers)
     if use.value is None:
         raise RecipeError([_left_open(use)])
     return _evaluate(use.value, registry, built, numbers)

@@ -138,3 +138,23 @@ def test_numbers_that_are_not_finite_are_b609() -> None:
     bad = torch.tensor([[1.0, float("nan")]] * 8)
     found = message("= mlp(2, 2)", A=bad)
     assert found.startswith("error[B609]: `A` holds 8 numbers that are not finite\n  --> fit.bl:3:1")
+
+
+def test_a_part_left_open_is_filled_by_a_registration_of_its_name() -> None:
+    @registry.model(input=(2,), output=(1,))
+    def net() -> nn.Module:
+        """A network under the name of the recipe's open part."""
+        return nn.Linear(2, 1)
+
+    text = """recipe open
+use net : model
+use A : real[4, 2]
+level a {
+  w : params(net)
+  minimize mean(net[w](A))
+  by sgd(lr = 0.1) for 1 step
+}
+"""
+    program = check_text(text, "open.bl")
+    parts = bind(program, registry.collect([zoo, net]), {"A": torch.ones(4, 2)}, torch.device("cpu"), torch.float32)
+    assert isinstance(parts.objects["net"], nn.Linear)
