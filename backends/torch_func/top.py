@@ -119,7 +119,7 @@ def hypergradient_function(coder: Coder, step: Step) -> Function:
         Return(f"{coder.call(f'{level.name}_gradient')}[:2]"),
     ]
     parameters = ["state", "key", *outside(coder, level)]
-    doc = f"The gradient that the next step of {level.name} would follow, and its objective; no step is taken."
+    doc = f"The gradient that the next step of {level.name} would follow, and what is minimised; no step is taken."
     return coder.function(f"{level.name}_hypergradient", parameters, doc, body, step.span, len(parameters))
 
 
