@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from bilevel import ir
 from bilevel.errors import Diagnostic, Related
@@ -23,14 +24,20 @@ class Residuals:
     steps: int = 0
     missed: dict[str, int] = field(default_factory=dict)
     worst: dict[str, float] = field(default_factory=dict)
+    biased_steps: int = 0
+    """steps in which any residual was missed"""
 
     def observe(self, notes: Mapping[str, float]) -> None:
         """Take in the residuals of one step, `LEVEL.stationarity` and `LEVEL.residual`."""
         self.steps += 1
-        for name, value in notes.items():
+        known = {n: v for n, v in notes.items() if n.rpartition(".")[2] in ("stationarity", "residual")}
+        # `not <=`, so that a residual that is no number counts as missed.
+        missed = [name for name, value in known.items() if not value <= self.limit(name)]
+        for name, value in known.items():
             self.worst[name] = max(self.worst.get(name, 0.0), value)
-            if value > self.limit(name):
-                self.missed[name] = self.missed.get(name, 0) + 1
+        for name in missed:
+            self.missed[name] = self.missed.get(name, 0) + 1
+        self.biased_steps += bool(missed)
 
     def limit(self, name: str) -> float:
         """The tolerance that a residual has to meet; infinite where none was promised."""
@@ -41,10 +48,13 @@ class Residuals:
             return _tolerance(level)
         return adjoint.tol if isinstance(adjoint, Implicit) and adjoint.tol > 0 else float("inf")
 
-    @property
-    def biased_steps(self) -> int:
-        """Steps in which some residual was missed (at most all of them)."""
-        return max(self.missed.values(), default=0)
+    def plain(self) -> list[Any]:
+        """The counts as plain data, for the state of a run."""
+        return [self.steps, self.missed, self.worst, self.biased_steps]
+
+    def restore(self, counts: list[Any]) -> None:
+        """Take over the counts that `plain` gave."""
+        self.steps, self.missed, self.worst, self.biased_steps = counts
 
     @property
     def exactness(self) -> str:

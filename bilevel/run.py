@@ -317,7 +317,7 @@ def _save(run: Run) -> None:
         "states": {n: {**state._asdict(), "solver": _plain(state.solver)} for n, state in run.states.items()},
         "reports": run.reports,
         "losses": run.losses,
-        "residuals": [run.residuals.steps, run.residuals.missed, run.residuals.worst],
+        "residuals": run.residuals.plain(),
     }
     part = run.folder / f".{STATE}.part"
     with _Disk(run.folder):
@@ -342,7 +342,7 @@ def restore(program: Program, folder: Path, seed: int, modules: Sequence[str] = 
         run.states[name] = fresh._replace(**saved)
     run.reports = {name: [(step, value) for step, value in rows] for name, rows in content["reports"].items()}
     run.losses = list(content["losses"])
-    run.residuals.steps, run.residuals.missed, run.residuals.worst = content["residuals"]
+    run.residuals.restore(content["residuals"])
     _rewind(run, folder)
     return run
 
@@ -352,7 +352,7 @@ def _load_state(path: Path, program: Program) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=program.parts.device, weights_only=True)
     except FileNotFoundError:
-        return {"states": {}, "reports": {}, "losses": [], "residuals": [0, {}, {}]}
+        return {"states": {}, "reports": {}, "losses": [], "residuals": [0, {}, {}, 0]}
     except Exception as error:  # torch raises many kinds for a damaged file
         raise fail("B710", f"`{path}` cannot be read", why=str(error).partition("\n")[0]) from error
     return content

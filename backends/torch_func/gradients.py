@@ -32,7 +32,7 @@ def gradient_function(coder: Coder, step: Step) -> Function:
     restricted = any(v.domain for v in level.variables)
     if not used_levels(coder, level) and not restricted and len(level.variables) == 1 and conflicting(level) is None:
         return _plain_gradient(coder, level, name, step)
-    body: list[Statement] = [*_values_with_pulls(coder, level)]
+    body: list[Statement] = [*values_with_pulls(coder, level)]
     for inner in used_levels(coder, level):
         body += solve(coder, inner)
     sweep = [*_objective_gradient(coder, level)]
@@ -40,7 +40,7 @@ def gradient_function(coder: Coder, step: Step) -> Function:
     for inner in reversed(active_levels(coder, level)):
         sweep += _pull(coder, inner, have)
         sweep += _pull_started(coder, inner, have)
-    sweep += _back_to_free(coder, level)
+    sweep += back_to_free(coder, level)
     conflict = conflicting(level)
     body += sweep if conflict is None else _projected(coder, level, conflict, sweep)
     body.append(Return(_returned(coder, level, "gradient" if conflict else "")))
@@ -100,7 +100,7 @@ def _gradient_parameters(coder: Coder, level: ir.Level) -> list[str]:
     return [*own(coder, level), *(n for n in needed if n not in extra), *extra]
 
 
-def _values_with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
+def values_with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
     """The values of restricted variables, and how a cotangent gets back to their free coordinates."""
     lines: list[Statement] = []
     for variable in level.variables:
@@ -232,7 +232,8 @@ def _added_cotangent(coder: Coder, inner: ir.Level, target: str, extra: str) -> 
     return [Assign(f"d_{target}", f"add(d_{target}, {extra})")]
 
 
-def _back_to_free(coder: Coder, level: ir.Level) -> list[Statement]:
+def back_to_free(coder: Coder, level: ir.Level) -> list[Statement]:
+    """Cotangents of values as cotangents of free coordinates."""
     lines: list[Statement] = []
     for variable in level.variables:
         if variable.domain is not None:

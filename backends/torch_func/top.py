@@ -8,7 +8,6 @@ from bilevel.backends.torch_func import draws, populations, windows
 from bilevel.backends.torch_func.coder import (
     Coder,
     counter,
-    domain_call,
     drawn,
     is_warm,
     own,
@@ -179,7 +178,7 @@ def report_function(coder: Coder, step: Step) -> Function:
         *_settings(coder, level, changed),
         *_own_values(coder, level),
         *_one_member(coder, level),
-        *_values(coder, level),
+        *populations.values(coder, level),
         *_ends(coder, level),
     ]
     body += _report_draws(coder, level, report)
@@ -200,15 +199,6 @@ def _one_member(coder: Coder, level: ir.Level) -> list[Statement]:
     if not is_searched(level):
         return []
     return [Assign(n, f"spread({n}, 1)") for n in own(coder, level)]
-
-
-def _values(coder: Coder, level: ir.Level) -> list[Statement]:
-    lines: list[Statement] = []
-    for variable in level.variables:
-        if variable.domain is not None:
-            name = coder.writer.name(variable.name)
-            lines.append(Assign(name, domain_call(variable, f"{name}_free")))
-    return lines
 
 
 def _is_needed(level: ir.Level, inner: ir.Level, reads: dict[str, tuple[str, ...]]) -> bool:
@@ -277,7 +267,7 @@ def _solve_function(coder: Coder, level: ir.Level, inner: ir.Level) -> Function:
         Assign("key", f'fold(fold(key, "{level.name}"), "solve")'),
         *_settings(coder, level),
         *_own_values(coder, level),
-        *_values(coder, level),
+        *populations.values(coder, level),
         *_ends(coder, level),
         *solve(coder, inner, False),
         Return("{" + ", ".join(found) + "}"),
@@ -290,5 +280,9 @@ def _solve_function(coder: Coder, level: ir.Level, inner: ir.Level) -> Function:
 def values_function(coder: Coder, level: ir.Level) -> Function:
     """The values of the variables by name, from the state."""
     items = ", ".join(f'"{v.name}": {coder.writer.name(v.name)}' for v in level.variables)
-    body: list[Statement] = [*_own_values(coder, level), *_values(coder, level), Return(f"{{{items}}}")]
+    body: list[Statement] = [
+        *_own_values(coder, level),
+        *populations.values(coder, level),
+        Return(f"{{{items}}}"),
+    ]
     return coder.function(f"{level.name}_values", ["state"], f"The variables of {level.name} by name.", body, None, 1)

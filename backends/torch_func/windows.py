@@ -12,6 +12,7 @@ from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func.coder import Coder, domain_call, own, pack, solutions, steps_text, to_values
 from bilevel.backends.torch_func.expressions import list_key
+from bilevel.backends.torch_func.gradients import back_to_free, values_with_pulls
 from bilevel.backends.torch_func.levels import own_lists, per_element
 from bilevel.backends.torch_func.steps import begin
 from bilevel.modes import Unroll
@@ -39,7 +40,7 @@ def begin_function(coder: Coder, inner: ir.Level) -> Function:
 def gradient_function(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: Unroll, step: Step) -> Function:
     """The gradient of the outer objective through one window, and the state at its end."""
     window = adjoint.window
-    body: list[Statement] = [*_with_pulls(coder, level)]
+    body: list[Statement] = [*values_with_pulls(coder, level)]
     lists = own_lists(coder, inner)
     key = list_key("inner_key", lists)
     first = per_element(coder, inner, coder.call(f"{inner.name}_begun", key=key), f"{inner.name}_begun")
@@ -50,7 +51,7 @@ def gradient_function(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: U
     body += _values(coder, inner, len(lists))
     body += _objective(coder, level, inner)
     body += _pull(coder, level, inner)
-    body += _back(coder, level)
+    body += back_to_free(coder, level)
     gradient = pack([f"d_{n}" for n in solutions(coder, level)])
     carried = (
         f"each_listed(lambda states: stop(states[-1][:2]), states, {len(lists)})" if lists else "stop(states[-1][:2])"
@@ -67,22 +68,6 @@ def _parameters(coder: Coder, level: ir.Level, inner: ir.Level) -> list[str]:
     local += [f"d_{n}" for n in local] + ["states", "state", "keep", "key", "last", "first"]
     functions = [f"{level.name}_objective", *(f"{inner.name}_{o}" for o in ("begun", "advance", "pullback"))]
     return [*own(coder, level), *coder.needs(*functions, without=local), "carried", "first", "inner_key"]
-
-
-def _with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
-    lines: list[Statement] = []
-    for variable in level.variables:
-        if variable.domain is not None:
-            name = coder.writer.name(variable.name)
-            lines.append(
-                Assign(f"{name}, {name}_back", f"vjp(lambda free: {domain_call(variable, 'free')}, {name}_free)")
-            )
-    return lines
-
-
-def _back(coder: Coder, level: ir.Level) -> list[Statement]:
-    names = [(v, coder.writer.name(v.name)) for v in level.variables if v.domain is not None]
-    return [Assign(f"(d_{n},)", f"{n}_back(d_{n})") for _, n in names]
 
 
 def _values(coder: Coder, inner: ir.Level, depth: int) -> list[Statement]:
