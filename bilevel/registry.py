@@ -38,7 +38,8 @@ class Description:
     """All that `check` and an editor know about one name, as plain data.
 
     `yields` is the type of what a data registration returns. `input`, `output` are the shapes of one sample of a
-    model, `parts` its named groups of parameters (name -> pattern on parameter names). `smooth` says whether a
+    model, `outputs` those of its further outputs by name, `parts` its named groups of parameters (name -> pattern on
+    parameter names). `smooth` says whether a
     function has a derivative. `noisy`: whether a model has dropout, or the name of the argument that is 0 where it has
     none. Sizes may name arguments of the constructor; `-1` after an argument's name takes
     the last of a variadic one (`"widths:-1"`).
@@ -54,6 +55,7 @@ class Description:
     parts: tuple[tuple[str, str], ...] = ()
     smooth: bool = True
     noisy: bool | str = False
+    outputs: tuple[tuple[str, tuple[Size, ...]], ...] = ()
 
     @property
     def by_place(self) -> tuple[Parameter, ...]:
@@ -72,6 +74,7 @@ class Description:
             "parts": dict(self.parts),
             "smooth": self.smooth,
             **({"noisy": self.noisy} if self.noisy else {}),
+            **({"outputs": {name: list(shape) for name, shape in self.outputs}} if self.outputs else {}),
         }
 
     @staticmethod
@@ -96,6 +99,7 @@ def _description_from_json(data: Mapping[str, object]) -> Description:
                 tuple(data["parts"].items()),  # type: ignore[attr-defined]
                 bool(data["smooth"]),
                 data.get("noisy", False),  # type: ignore[arg-type]
+                tuple((n, tuple(s)) for n, s in data.get("outputs", {}).items()),  # type: ignore[attr-defined]
             )
     raise ValueError(f"not a registration: {data!r}")
 
@@ -116,12 +120,14 @@ def model(
     parts: Mapping[str, str] | None = None,
     input: Sequence[Size] | None = None,
     output: Sequence[Size] | None = None,
+    outputs: Mapping[str, Sequence[Size]] | None = None,
     noisy: bool | str = False,
 ) -> Callable[[Built], Built]:
     """Register a constructor of a `torch.nn.Module`.
 
     `parts` names groups of parameters by a glob on their names; `input` and `output` are the shapes of one sample,
-    in sizes or names of the constructor's arguments. `noisy`: it has dropout (nn.Dropout, 1d, 2d, 3d), whose noise is
+    in sizes or names of the constructor's arguments. `outputs`: shapes, for one sample, of what the methods or
+    submodules of these names make of the inputs; a recipe writes `net.features[w](x)`. `noisy`: it has dropout (nn.Dropout, 1d, 2d, 3d), whose noise is
     then a function of seed, step and copy in objectives, and off in reports; the name of an argument where it has
     dropout only if that is given and not 0.
     """
@@ -129,7 +135,8 @@ def model(
     def mark(build: Built) -> Built:
         shapes = (None if input is None else tuple(input), None if output is None else tuple(output))
         groups = tuple((parts or {}).items())
-        return _mark(build, "model", input=shapes[0], output=shapes[1], parts=groups, noisy=noisy)
+        named = tuple((name, tuple(shape)) for name, shape in (outputs or {}).items())
+        return _mark(build, "model", input=shapes[0], output=shapes[1], parts=groups, noisy=noisy, outputs=named)
 
     return mark
 
@@ -169,11 +176,14 @@ def _mark(
     parts: tuple[tuple[str, str], ...] = (),
     smooth: bool = True,
     noisy: bool | str = False,
+    outputs: tuple[tuple[str, tuple[Size, ...]], ...] = (),
 ) -> Built:
     """Attach the registration to the object itself."""
     summary = (inspect.getdoc(build) or "").partition("\n")[0]
     name = build.__name__
-    described = Description(name, kind, summary, _parameters(build), yields, input, output, parts, smooth, noisy)
+    described = Description(
+        name, kind, summary, _parameters(build), yields, input, output, parts, smooth, noisy, outputs
+    )
     setattr(build, MARK, Registration(described, build))
     return build
 

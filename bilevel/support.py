@@ -194,8 +194,6 @@ def _expression(expr: ir.Expr) -> Iterator[Diagnostic]:
                     yield _missing("a reducer over a list", binder.span)
         case ir.CallPart(arguments=arguments) if any(is_noisy(a.type) for a in arguments):
             yield _missing("a network with dropout as an argument", expr.span, "dropout = 0")
-        case ir.Apply(output=str() as output):
-            yield _missing(f"the named output `{output}`", expr.span)
 
 
 def _conflicts(level: ir.Level) -> Iterator[Diagnostic]:

@@ -1,7 +1,7 @@
 """Parameter trees against the networks they belong to: asked once these are built, since a recipe cannot know them.
 
-Takes a checked program and its parts. Reports B304 (parameters of a network that are given twice or not at all) and
-B305 (a start with other names or shapes than the variable).
+Takes a checked program and its parts. Reports B304 (parameters of a network that are given twice or not at all),
+B305 (a start with other names or shapes than the variable) and B206 (a named output that the module does not have).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ def check_trees(program: ir.Program, parts: Parts) -> None:
     problems: dict[Span, Diagnostic] = {}
     for level in program.walk_levels():
         for expr in _expressions(level):
+            for problem in _without_output(parts, expr):
+                problems.setdefault(_place(problem), problem)
             for problem in _incomplete(program, parts, expr, None):
                 problems.setdefault(_place(problem), problem)
         for variable in level.variables:
@@ -35,6 +37,18 @@ def check_trees(program: ir.Program, parts: Parts) -> None:
                 problems.setdefault(_place(problem), problem)
     if problems:
         raise RecipeError(sorted(problems.values(), key=lambda d: (_place(d).source.name, _place(d).start)))
+
+
+def _without_output(parts: Parts, expr: ir.Expr) -> Iterator[Diagnostic]:
+    """B206 where the module that was given has no method or submodule of a named output."""
+    for applied in ir.walk(expr):
+        if not isinstance(applied, ir.Apply) or applied.output is None or not isinstance(applied.network, ir.Read):
+            continue
+        module, name = parts.objects.get(applied.network.name), applied.network.name
+        if isinstance(module, nn.Module) and not callable(getattr(module, applied.output, None)):
+            message = f"`{name}` has no output `{applied.output}`"
+            why = f"an output is a method or a submodule of the module; {type(module).__name__} has none of this name"
+            yield Diagnostic("B206", message, applied.span, why=why, fix=f"def {applied.output}(self, x): ...")
 
 
 def selected(type_: Tree, parts: Parts) -> Tensors:

@@ -111,6 +111,8 @@ class Model:
     parts: tuple[str, ...] = ()
     noisy: bool = False
     """has dropout, whose noise is drawn from keys"""
+    outputs: tuple[tuple[str, tuple[Size, ...]], ...] | None = ()
+    """the shape of each named output for one sample; None where the caller gives the network"""
 
     def __str__(self) -> str:
         return "model"

@@ -81,7 +81,11 @@ def _tree_type(checker: Checker, level: str, type_: nodes.TreeType) -> Type:
     if type_.kind not in TREES or net is None:
         checker.report(_no_type(type_))
         return Unknown("error")
-    given = check_expr(checker, Place(level), net).type
+    found = check_expr(checker, Place(level), net)
+    given = found.type
+    if isinstance(found, ir.Field) and isinstance(found.base.type, Model):
+        checker.report(_output_of(net, found.base))
+        return Unknown("error")
     if not isinstance(given, Model | Unknown):
         checker.report(_no_network(net, given))
         return Unknown("error")
@@ -111,6 +115,11 @@ def _no_network(net: nodes.Expr, given: Type) -> Diagnostic:
         why="params(net) has the shapes of the parameters of a network",
         fix="the name of a network that stands in a `use` line",
     )
+
+
+def _output_of(net: nodes.Expr, base: ir.Expr) -> Diagnostic:
+    message = f"`{net.span.text}` is an output of `{base.span.text}`, and has no parameters of its own"
+    return Diagnostic("B310", message, net.span, fix=f"params({base.span.text})")
 
 
 def _check_part(checker: Checker, argument: nodes.Argument, net: Type) -> None:

@@ -30,7 +30,7 @@ from bilevel.dsl.functions import FUNCTIONS, Signature
 from bilevel.dsl.lets import as_parameter, can_unfold, free_names
 from bilevel.dsl.mismatch import blame, check_count, mismatched
 from bilevel.dsl.nearest import nearest
-from bilevel.dsl.networks import apply_network
+from bilevel.dsl.networks import apply_network, named_output
 from bilevel.dsl.scope import Symbol
 from bilevel.dsl.unseen import not_found
 from bilevel.errors import Diagnostic, Related, Span
@@ -165,7 +165,7 @@ def _attribute(checker: Checker, place: Place, node: nodes.Attribute) -> ir.Expr
     base = check_expr(checker, place, node.base)
     type_ = shapes.field_of(base.type, node.name)
     if isinstance(base.type, Model):
-        type_ = base.type  # a named output: `net.features`
+        type_ = named_output(base.type, node.name)
     if type_ is None:
         checker.report(_no_field(base, node))
         type_ = Unknown("error")
@@ -177,6 +177,8 @@ def _no_field(base: ir.Expr, node: nodes.Attribute) -> Diagnostic:
     match base.type:
         case Record(fields) | Records(_, Record(fields)):
             known = [name for name, _ in fields]
+        case Model(outputs=outputs):
+            return _no_output(base, node, [name for name, _ in outputs or ()])
     place = Span(node.span.source, node.span.end - len(node.name), node.span.end)
     guess = nearest(node.name, known)
     return Diagnostic(
@@ -186,6 +188,20 @@ def _no_field(base: ir.Expr, node: nodes.Attribute) -> Diagnostic:
         f"did you mean `{guess}`?" if guess else f"this is {base.type}",
         fix=f"{node.base.span.text}.{guess}" if guess else "",
         note=f"its fields: {', '.join(known)}" if known else "",
+    )
+
+
+def _no_output(base: ir.Expr, node: nodes.Attribute, known: list[str]) -> Diagnostic:
+    """A network has outputs in place of fields."""
+    name, guess = base.span.text, nearest(node.name, known)
+    return Diagnostic(
+        "B206",
+        f"`{name}` has no output `{node.name}`",
+        Span(node.span.source, node.span.end - len(node.name), node.span.end),
+        f"did you mean `{guess}`?" if guess else "",
+        why="a network has the outputs that its registration names, beside its own: net[w](x)",
+        fix=f"{name}.{guess}" if guess else "",
+        note=f"its outputs: {', '.join(known)}" if known else f"`{name}` names none: @bilevel.model(outputs = ...)",
     )
 
 

@@ -6,6 +6,7 @@ Takes expressions that are checked; gives `ir.Apply`. Reports B303 (no parameter
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from bilevel import ir
 from bilevel.dsl import nodes, shapes
@@ -30,7 +31,7 @@ def apply_network(checker: Checker, node: nodes.Call, function: ir.Expr, argumen
     _check_groups(checker, network, parameters)
     given = arguments[0] if len(arguments) == 1 else _several(node, arguments)
     single = _is_single(checker, model, given.type)
-    type_ = Unknown() if output else _output(model, given.type, single)
+    type_ = _output(model, given.type, single)
     applied = ir.Apply(
         span=node.span,
         type=type_,
@@ -41,6 +42,14 @@ def apply_network(checker: Checker, node: nodes.Call, function: ir.Expr, argumen
         output=output,
     )
     return joined(applied, (network, *parameters, given))
+
+
+def named_output(network: Model, name: str) -> Model | None:
+    """`net.features` as a network with that output, None where it has no such output."""
+    if network.outputs is None:
+        return replace(network, output=None)
+    shape = dict(network.outputs).get(name)
+    return None if shape is None else replace(network, output=shape)
 
 
 def _without_brackets(function: ir.Expr) -> tuple[ir.Expr, tuple[ir.Expr, ...]]:

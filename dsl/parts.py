@@ -112,7 +112,7 @@ def _open_type(checker: Checker, item: nodes.Use) -> Type:
     """What is known of a part that the caller gives: its kind or its shape."""
     match item.kind:
         case nodes.Name("model"):
-            return Model(item.name)
+            return Model(item.name, outputs=None)
         case nodes.RealType(sizes):
             return Array(tuple(_open_size(s) for s in sizes))
         case nodes.Name("func"):
@@ -329,7 +329,8 @@ def _described(description: Description, name: str, values: Mapping[str, int]) -
     match description.kind:
         case "model":
             shapes = (_shape(description.input, values), _shape(description.output, values))
-            return Model(name, shapes[0], shapes[1], tuple(p for p, _ in description.parts))
+            outputs = tuple((n, tuple(_size(s, values) for s in shape)) for n, shape in description.outputs)
+            return Model(name, shapes[0], shapes[1], tuple(p for p, _ in description.parts), outputs=outputs)
         case "data" | "tasks":
             return substitute(description.yields, values)
         case "func":

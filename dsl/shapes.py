@@ -172,14 +172,29 @@ def _any_of(items: tuple[Type, ...]) -> Type:
     first = items[0] if items else Unknown()
     if not all(isinstance(item, Model) for item in items) or not isinstance(first, Model):
         return first
-    inputs, outputs = ({getattr(item, name) for item in items} for name in ("input", "output"))
+    networks = [item for item in items if isinstance(item, Model)]
+    inputs, outputs = ({getattr(item, name) for item in networks} for name in ("input", "output"))
     return Model(
         first.name,
         first.input if len(inputs) == 1 else None,
         first.output if len(outputs) == 1 else None,
         first.parts,
-        any(isinstance(item, Model) and item.noisy for item in items),
+        any(item.noisy for item in networks),
+        _common_outputs(networks),
     )
+
+
+def _common_outputs(networks: list[Model]) -> tuple[tuple[str, tuple[Size, ...]], ...] | None:
+    """The named outputs that all networks of a list have; a size is unknown where they differ in it."""
+    if any(network.outputs is None for network in networks):
+        return None
+    tables = [dict(network.outputs or ()) for network in networks]
+    shared = [name for name in tables[0] if all(name in table for table in tables)]
+    return tuple((name, _common_shape([table[name] for table in tables])) for name in shared)
+
+
+def _common_shape(shapes: list[tuple[Size, ...]]) -> tuple[Size, ...]:
+    return shapes[0] if len(set(shapes)) == 1 else (UNKNOWN_SIZE,) * len(shapes[0])
 
 
 def subscripted(base: Type, items: tuple[Type, ...]) -> Type | None:

@@ -29,12 +29,16 @@ class MultiLayer(nn.Module):
         self.output = output
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores real[n, widths[-1]] of samples real[n, ...]."""
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer reads, real[n, widths[-2]], of samples real[n, ...]."""
         x = x.flatten(1)
         for layer in self.hidden:
             x = self.drop(torch.relu(layer(x)))
-        return self.output(x)  # type: ignore[no-any-return]
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores real[n, widths[-1]] of samples real[n, ...]."""
+        return self.output(self.features(x))  # type: ignore[no-any-return]
 
 
 class BatchStatistics(nn.Module):
@@ -93,9 +97,13 @@ class FourConvolutions(nn.Module):
         self.body = nn.Sequential(*(Convolution(count, filters, norm) for count in inputs))
         self.head = nn.Linear(filters * (-(-size // 16)) ** 2, ways)
 
+    def features(self, x: Tensor) -> Tensor:
+        """What the linear layer reads, real[n, filters * ceil(size / 16)^2], of images."""
+        return self.body(x).flatten(1)  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor) -> Tensor:
         """Scores real[n, ways] of images real[n, channels, size, size]."""
-        return self.head(self.body(x).flatten(1))  # type: ignore[no-any-return]
+        return self.head(self.features(x))  # type: ignore[no-any-return]
 
 
 class CoordinateLstm(nn.Module):
@@ -147,7 +155,13 @@ def coordinate_lstm(hidden: int = 10, scale: float = 0.1) -> nn.Module:
     return CoordinateLstm(hidden, scale)
 
 
-@model(input=("widths:0",), output=("widths:-1",), parts={"hidden": "hidden.*", "output": "output.*"}, noisy="dropout")
+@model(
+    input=("widths:0",),
+    output=("widths:-1",),
+    parts={"hidden": "hidden.*", "output": "output.*"},
+    outputs={"features": ("widths:-2",)},
+    noisy="dropout",
+)
 def mlp(*widths: int, dropout: float = 0.0) -> nn.Module:
     """Fully connected network with ReLU between layers, `mlp(784, 256, 10)`; images are flattened.
 
@@ -163,7 +177,10 @@ def mlp(*widths: int, dropout: float = 0.0) -> nn.Module:
 
 
 @model(
-    input=("channels", "size", "size"), output=("ways",), parts={"body": "body.*", "head": "head.*", "norm": "*.norm.*"}
+    input=("channels", "size", "size"),
+    output=("ways",),
+    parts={"body": "body.*", "head": "head.*", "norm": "*.norm.*"},
+    outputs={"features": ("?",)},
 )
 def conv4(ways: int, filters: int = 64, channels: int = 1, size: int = 28, norm: str = "none") -> nn.Module:
     """Four 3 x 3 convolutions of stride 2 with ReLU and a linear layer; `norm` is "none", "batch_stats" or "layer".

@@ -17,6 +17,7 @@ from bilevel.backends.reference.scope import Delayed, Scope
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Tree, derivative, leafwise, node, number
 from bilevel.backends.torch_func.attention import unfused
+from bilevel.backends.torch_func.outputs import with_output
 from bilevel.dsl.datatypes import Array, Union
 from bilevel.dsl.datatypes import Tree as TreeType
 
@@ -84,7 +85,7 @@ def _apply(expr: ir.Apply, scope: Scope) -> Any:
     for group in expr.parameters:
         parameters |= evaluate(group, scope)
     if expr.output is not None:
-        raise Unsupported("named outputs")
+        network = with_output(network, expr.output)
     x = evaluate(expr.input, scope)
     x = x[None] if expr.single else x
     with unfused():

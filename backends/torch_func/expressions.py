@@ -133,7 +133,9 @@ def _apply(writer: Writer, expr: ir.Apply) -> str:
     given = [parameters, write(writer, expr.input)]
     if expr.noise is not None:
         given.append(folded(*writer.words, *[str(expr.noise.place)] * (expr.noise.place > 0)))
-    return f"{write(writer, expr.network, 9)}{single}({', '.join(given)})"
+    network = write(writer, expr.network, 9)
+    network = network if expr.output is None else f'named_output({network}, "{expr.output}")'
+    return f"{network}{single}({', '.join(given)})"
 
 
 def folded(*words: str) -> str:

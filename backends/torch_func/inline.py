@@ -20,6 +20,7 @@ MODULES = (
     "initial",
     "attention",
     "sampling",
+    "outputs",
     "dropout",
     "solvers",
     "rates",
