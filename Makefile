@@ -11,7 +11,7 @@ USABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:
 # In an activated environment torch belongs to that environment, where .venv does not see it.
 HAS_TORCH = import sys, torch; sys.exit(sys.prefix != sys.base_prefix or torch.__version__ < "2.11")
 
-.PHONY: help run test check format
+.PHONY: help run test check format recipes
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1: /p' Makefile
 
@@ -29,6 +29,9 @@ check: $(READY)  ## layout, lint, types, tests
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
 	@$(MAKE) --no-print-directory test
+
+recipes: $(READY)  ## every quick recipe: what it gains, and a check of its hypergradients (long)
+	@$(BIN)/python -m benchmarks.every_recipe
 
 format: $(READY)  ## one layout, and the lint that can repair itself
 	@$(BIN)/python -m ruff format .

@@ -6,16 +6,16 @@ import argparse
 from collections.abc import Callable
 
 from bilevel import support
+from bilevel.catalogue import catalogue
 from bilevel.commands.arguments import Usage
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import packaged
 from bilevel.dsl.functions import DOMAINS, FUNCTIONS
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.solvers import MODES, SOLVERS
-from bilevel.pipeline import ZOO, zoo_manifest
+from bilevel.pipeline import zoo_manifest
 from bilevel.registry import Description
 
-Row = tuple[str, str]
+Row = tuple[str, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,25 +33,23 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise Usage(f"there is no kind `{kind}`; {hint}")
     found = {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
     if console.json:
-        console.document({name: dict(rows) for name, rows in found.items()})
+        console.document({name: {row[0]: _plain(row) for row in rows} for name, rows in found.items()})
         return 0
     for place, (name, rows) in enumerate(found.items()):
         if kind is None:
             console.result(f"{'' if place == 0 else chr(10)}{name}")
-        console.table((), [(f"  {first}" if kind is None else first, second) for first, second in rows])
+        console.table((), [("  " * (kind is None) + row[0], *row[1:]) for row in rows])
     console.next("bilevel show maml", "how a recipe uses them")
     return 0
 
 
+def _plain(row: Row) -> object:
+    """What a row says of its first entry: one text, or of a recipe all that is known."""
+    return row[1] if len(row) == 2 else dict(zip(("source", "class", "line"), row[1:], strict=True))
+
+
 def _recipes() -> list[Row]:
-    quick = packaged("quick")
-    return [(name, _headline(name) + (" (--quick)" if f"{name}_quick" in quick else "")) for name in packaged()]
-
-
-def _headline(name: str) -> str:
-    """The comment in the first line of a packaged recipe."""
-    first = (ZOO / f"{name}.bl").read_text(encoding="utf-8").partition("\n")[0]
-    return first.partition("#")[2].strip()
+    return [(one.name, one.source, one.exactness, one.line + " (--quick)" * one.quick) for one in catalogue()]
 
 
 def _parts(*kinds: str) -> Callable[[], list[Row]]:
@@ -68,7 +66,7 @@ def _call(one: Description) -> str:
 
 
 def _solvers() -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for form in SOLVERS.values():
         words = [name if value is None else f"{name} = {value:g}" for name, value in form.defaults.items()]
         rows.append((f"{form.name}({', '.join(words)})", f"needs {form.needs}" + _later(form.name in support.SOLVERS)))

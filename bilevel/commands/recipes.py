@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bilevel.catalogue import names
 from bilevel.errors import fail
 from bilevel.manifest import read_manifest
 from bilevel.recipe import Recipe, load
@@ -46,7 +47,7 @@ def quick(file: str) -> str:
     places = [path.parent / f"{child}.bl", path.parent / "quick" / f"{child}.bl"]
     if found := next((str(place) for place in places if path.suffix == ".bl" and place.is_file()), None):
         return found
-    if path.suffix != ".bl" and child in packaged("quick"):
+    if path.suffix != ".bl" and child in names("quick"):
         return child
     load(file)  # a name that is misspelt is told first
     raise fail(
@@ -54,15 +55,8 @@ def quick(file: str) -> str:
         f"`{stem}` has no quick child",
         why=f"--quick runs the recipe `{child}`, which extends `{stem}` with small sizes, and there is none",
         fix=f"bilevel new {child} --from {stem}     then change its sizes",
-        note=f"recipes with a quick child: {', '.join(name.removesuffix('_quick') for name in packaged('quick'))}",
+        note=f"recipes with a quick child: {', '.join(name.removesuffix('_quick') for name in names('quick'))}",
     )
-
-
-def packaged(folder: str = "") -> list[str]:
-    """The names of the packaged recipes."""
-    from bilevel.pipeline import ZOO
-
-    return sorted(file.stem for file in (ZOO / folder).glob("*.bl"))
 
 
 def manifests(modules: Sequence[str]) -> list[Manifest]:

@@ -92,13 +92,13 @@ def test_quick_runs_the_small_child(bilevel: Command, here: Path) -> None:
 
 
 def test_every_packaged_quick_recipe_is_a_child(bilevel: Command) -> None:
-    from bilevel.commands.recipes import packaged
+    from bilevel.catalogue import names
     from bilevel.pipeline import read
 
-    for name in packaged("quick"):
+    for name in names("quick"):
         assert read(name).parent == name.removesuffix("_quick")
         assert bilevel("check", name).code == 0
-    assert {f"{name}_quick" for name in packaged()} >= set(packaged("quick"))
+    assert {f"{name}_quick" for name in names()} >= set(names("quick"))
 
 
 # ---- folders -------------------------------------------------------------------------------------------------
