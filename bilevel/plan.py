@@ -22,6 +22,10 @@ from bilevel.modes import Adjoint, Class, Verdict
 Operation = Literal["let", "draw", "start", "objective", "gradient", "update", "forward", "pullback", "step", "report"]
 
 
+ORDER: tuple[Class, ...] = ("exact", "biased", "surrogate", "values")
+"""classes from the best to the worst"""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One computation; `name` is `LEVEL.OPERATION`, `repeats` how often one step of the level around runs it."""
@@ -91,8 +95,7 @@ class Plan:
     @property
     def exactness(self) -> Class:
         """The worst class of any level; what nobody differentiates leaves the derivative exact."""
-        order: tuple[Class, ...] = ("exact", "biased", "surrogate", "values")
-        return max((c.exactness for c in self.choices.values() if c.exactness != "-"), key=order.index, default="exact")
+        return max((c.exactness for c in self.choices.values() if c.exactness != "-"), key=ORDER.index, default="exact")
 
     @property
     def identity(self) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from bilevel import ir
 from bilevel.errors import Diagnostic, Related
 from bilevel.modes import Implicit
-from bilevel.plan import Plan
+from bilevel.modes.base import Class
+from bilevel.plan import ORDER, Plan
 
 
 @dataclass
@@ -26,10 +27,13 @@ class Residuals:
     worst: dict[str, float] = field(default_factory=dict)
     biased_steps: int = 0
     """steps in which any residual was missed"""
+    classes: dict[Class, int] = field(default_factory=dict)
+    """steps by the class of the plan that they followed: a run may be resumed with another schedule"""
 
     def observe(self, notes: Mapping[str, float]) -> None:
         """Take in the residuals of one step, `LEVEL.stationarity` and `LEVEL.residual`."""
         self.steps += 1
+        self.classes[self.plan.exactness] = self.classes.get(self.plan.exactness, 0) + 1
         known = {n: v for n, v in notes.items() if n.rpartition(".")[2] in ("stationarity", "residual")}
         # `not <=`, so that a residual that is no number counts as missed.
         missed = [name for name, value in known.items() if not value <= self.limit(name)]
@@ -50,15 +54,18 @@ class Residuals:
 
     def plain(self) -> list[Any]:
         """The counts as plain data, for the state of a run."""
-        return [self.steps, self.missed, self.worst, self.biased_steps]
+        return [self.steps, self.missed, self.worst, self.biased_steps, self.classes]
 
     def restore(self, counts: list[Any]) -> None:
         """Take over the counts that `plain` gave."""
-        self.steps, self.missed, self.worst, self.biased_steps = counts
+        self.steps, self.missed, self.worst, self.biased_steps, self.classes = counts
 
     @property
     def exactness(self) -> str:
-        """The class of the run: that of the plan, demoted where residuals were not met."""
+        """The class of the run: that of the plan, demoted where residuals were not met or steps followed a worse plan."""
+        worst = max(self.classes, key=ORDER.index, default=self.plan.exactness)
+        if ORDER.index(worst) > ORDER.index(self.plan.exactness):
+            return f"{worst} (in {self.classes[worst]} of {self.steps} steps, before the schedule was changed)"
         if self.plan.exactness == "exact" and self.biased_steps:
             return f"biased (residuals missed in {self.biased_steps} of {self.steps} steps)"
         return self.plan.exactness

@@ -352,7 +352,7 @@ def _load_state(path: Path, program: Program) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=program.parts.device, weights_only=True)
     except FileNotFoundError:
-        return {"states": {}, "reports": {}, "losses": [], "residuals": [0, {}, {}, 0]}
+        return {"states": {}, "reports": {}, "losses": [], "residuals": [0, {}, {}, 0, {}]}
     except Exception as error:  # torch raises many kinds for a damaged file
         raise fail("B710", f"`{path}` cannot be read", why=str(error).partition("\n")[0]) from error
     return content

@@ -1,4 +1,4 @@
-"""The schedule of a recipe: its lines name levels or indices, and modes with their options. Reports B501, B506.
+"""The schedule of a recipe: its lines name levels or indices, and modes with their options. Reports B501, B504, B506.
 
 Whether a mode can be used for its level is the planner's question.
 """
@@ -48,7 +48,7 @@ def _entry(checker: Checker, node: nodes.Entry) -> ir.Entry:
     if mode not in MODES:
         checker.report(_no_mode(node, mode))
     else:
-        _check_options(checker, mode, arguments)
+        _check_options(checker, node.name, mode, arguments)
     return ir.Entry(node.name, mode, arguments, node.mode.span, _checked(checker, node.name, arguments))
 
 
@@ -100,10 +100,31 @@ def _no_level(node: nodes.Entry, levels: list[str], indices: list[str]) -> Diagn
     )
 
 
-def _check_options(checker: Checker, mode: str, arguments: tuple[nodes.Argument, ...]) -> None:
+CHANGES = frozenset("every at after before from until when step steps epoch epochs generation generations".split())
+"""options that no mode has, and that could only say when it is to change"""
+
+
+def _check_options(checker: Checker, level: str, mode: str, arguments: tuple[nodes.Argument, ...]) -> None:
+    counters = {s.name for b in checker.scope.blocks.values() for s in b.symbols.values() if s.kind == "counter"}
     for argument in arguments:
-        if argument.name not in MODES[mode]:
+        counted = {n.identifier for n in walk(argument.value) if isinstance(n, nodes.Name)} & counters
+        if (argument.name in CHANGES and argument.name not in MODES[mode]) or (
+            argument.name in MODES[mode] and counted
+        ):
+            checker.report(_changing(level, argument))
+        elif argument.name not in MODES[mode]:
             checker.report(_no_option(mode, argument))
+
+
+def _changing(level: str, argument: nodes.Argument) -> Diagnostic:
+    """B504: one run has one plan, and one class."""
+    return Diagnostic(
+        "B504",
+        "a mode cannot change during a run",
+        argument.span,
+        why="the plan, and the class that a result carries, hold for all steps of a run",
+        fix=f"two runs, the second by `bilevel resume DIR schedule.{level}=rmd`, with more steps of the level around",
+    )
 
 
 def _no_option(mode: str, argument: nodes.Argument) -> Diagnostic:
