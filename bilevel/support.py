@@ -137,8 +137,9 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
 
 def _simple(argument: ir.Expr) -> bool:
     """A number, a name, or a rate that is scheduled between such."""
-    inner = argument.arguments[0] if isinstance(argument, ir.Builtin) and argument.function in RATES else argument
-    return isinstance(inner, ir.Constant | ir.Read)
+    scheduled = isinstance(argument, ir.Builtin) and argument.function in RATES
+    given = argument.arguments if scheduled and isinstance(argument, ir.Builtin) else (argument,)
+    return all(isinstance(inner, ir.Constant | ir.Read) for inner in given)
 
 
 def _until(duration: ir.Until) -> Iterator[Diagnostic]:

@@ -42,10 +42,20 @@ def _written_names(node: nodes.Node) -> Iterator[tuple[nodes.Node, str]]:
         part = waiting.pop()
         for name in NAMES.get(type(part), _no_names)(part):
             yield part, name
-        # `update = each` is an argument of several modes.
+        # `update = each` is an argument of several modes, `lr = steps(...)` one of solvers.
         if isinstance(part, nodes.Argument | nodes.Override) and part.value == nodes.Name("each"):
             continue
+        if isinstance(part, nodes.Argument | nodes.Override) and _is_stepwise(part):
+            waiting.extend(child for child in children(part.value) if child != nodes.Name("steps"))
+            continue
         waiting.extend(children(part))
+
+
+def _is_stepwise(part: nodes.Argument | nodes.Override) -> bool:
+    """Whether this is a rate that falls in steps: `lr = steps(...)`, `fit.by.lr = steps(...)`, or the value alone."""
+    last = part.path[-1] if isinstance(part, nodes.Override) else part.name
+    called = part.value.function if isinstance(part.value, nodes.Call) else None
+    return last in ("lr", "value") and called == nodes.Name("steps")
 
 
 def _no_names(part: Any) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.dsl import nodes
-from bilevel.dsl.context import Checker, Place, joined
+from bilevel.dsl.context import Checker, Place
 from bilevel.dsl.datatypes import Model, Unknown
 from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parts import constant
-from bilevel.dsl.solvers import ESTIMATORS, RATES, SOLVERS, SolverForm
+from bilevel.dsl.rates import check_rate
+from bilevel.dsl.solvers import ESTIMATORS, SOLVERS, SolverForm
 from bilevel.dsl.walk import name_span
 from bilevel.errors import Diagnostic, Edit
 
@@ -116,11 +117,8 @@ def _arguments(
 
 def _argument(checker: Checker, place: Place, name: str, value: nodes.Expr) -> ir.Expr:
     """The value of an argument; `lr` may be a schedule of a rate."""
-    match value:
-        case nodes.Call(nodes.Name(rate), (nodes.Argument(None, inner),)) if name == "lr" and rate in RATES:
-            given = check_expr(checker, place, inner)
-            return joined(ir.Builtin(span=value.span, type=given.type, function=rate, arguments=(given,)), (given,))
-    return check_expr(checker, place, value)
+    rate = check_rate(checker, place, value) if name == "lr" else None
+    return check_expr(checker, place, value) if rate is None else rate
 
 
 def _estimator(checker: Checker, place: Place, node: nodes.Call) -> ir.Estimator | None:

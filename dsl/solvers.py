@@ -43,11 +43,11 @@ SOLVERS: dict[str, SolverForm] = {
     )
 }
 
-RATES = ("linear", "cosine")
+RATES = ("linear", "cosine", "steps")
 """what `lr` may be beside a number: a schedule over the steps of the level"""
 
 KEEPERS: dict[str, tuple[str, ...]] = {
-    "pgd": ("positive", "nonnegative", "unit", "between", "simplex"),
+    "pgd": ("positive", "nonnegative", "unit", "between", "simplex", "psd", "orthogonal"),
     "exponentiated": ("simplex", "positive", "nonnegative"),
     "frank_wolfe": ("simplex", "unit", "between"),
     "mirror": (),

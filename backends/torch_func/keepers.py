@@ -5,13 +5,27 @@ A simplex is the last axis of an array; leading axes, copies among them, are so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from bilevel.backends.torch_func.solvers import clipped
-from bilevel.backends.torch_func.tree import Tree, tree_map
+from bilevel.backends.torch_func.tree import Tree, part, tree_map
 
-Bounds = tuple[float, ...]
+Domain = str | tuple[str, ...]
+"""a domain, or one for each of several variables"""
+
+Bounds = tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""the numbers of the domain, or those of each"""
+
+
+def kept_map(function: Callable[..., Tensor], domain: Domain, bounds: Bounds, x: Tree, *others: Tree) -> Tree:
+    """`function(leaf, *others, domain, bounds)` of all leaves, every variable with its own domain."""
+    if isinstance(domain, tuple):
+        items = enumerate(zip(domain, bounds, strict=True))
+        return tuple(kept_map(function, d, b, x[i], *(part(o, i) for o in others)) for i, (d, b) in items)  # type: ignore[arg-type]
+    return tree_map(lambda leaf, *rest: function(leaf, *rest, domain, bounds), x, *others)
 
 
 def pgd(
@@ -22,7 +36,7 @@ def pgd(
     lr: Tree,
     sign: float = 0.0,
     clip: Tree = 0.0,
-    domain: str = "",
+    domain: Domain = "",
     bounds: Bounds = (),
 ) -> tuple[Tree, Tree]:
     """The point of the domain closest to x - lr g, or with `sign` to x - lr sign(g) (Madry et al. 2018, section 2.1).
@@ -32,10 +46,10 @@ def pgd(
     """
     gradient = clipped(gradient, clip)
     along = tree_map(torch.sign, gradient) if sign else gradient
-    return tree_map(lambda a, d, r: projected(a - r * d, domain, bounds), x, along, lr), state
+    return kept_map(lambda a, d, r, *kept: projected(a - r * d, *kept), domain, bounds, x, along, lr), state
 
 
-def projected(value: Tensor, domain: str, bounds: Bounds) -> Tensor:
+def projected(value: Tensor, domain: str, bounds: tuple[float, ...]) -> Tensor:
     """The closest point of a domain."""
     match domain:
         case "positive" | "nonnegative":
@@ -46,6 +60,10 @@ def projected(value: Tensor, domain: str, bounds: Bounds) -> Tensor:
             return torch.clamp(value, min=bounds[0], max=bounds[1])
         case "simplex":
             return onto_simplex(value)
+        case "psd":
+            return onto_psd(value)
+        case "orthogonal":
+            return onto_orthogonal(value)
     return value
 
 
@@ -64,6 +82,60 @@ def onto_simplex(value: Tensor) -> Tensor:
     return stays * (value - shift)
 
 
+REFINEMENTS = 4
+"""the order up to which derivatives of the projection onto matrices without negative eigenvalues are exact"""
+
+
+def onto_psd(value: Tensor) -> Tensor:
+    """The closest symmetric matrix without negative eigenvalues, real[..., n, n]: those of the symmetric part are cut at 0.
+
+    Source: Higham 1988, theorem 2.1. Cost: one decomposition and some products of n x n matrices.
+    Derivatives: those of eigenvectors do not exist where eigenvalues meet, that of the projection does wherever
+    no eigenvalue is 0. So the eigenvectors are held, and what turns with the matrix is the space of the positive
+    ones alone: [I; X] spans it in their basis, where X = 0 solves a Riccati equation. Every step of Newton's method
+    from that solution leaves its value and makes one more order of derivatives exact; `REFINEMENTS` are taken, one
+    for each differentiated level around and some more.
+    """
+    symmetric = 0.5 * (value + value.transpose(-2, -1))
+    eigenvalues, basis = torch.linalg.eigh(symmetric.detach())
+    least = torch.finfo(value.dtype).eps * eigenvalues.abs().amax(-1, keepdim=True)
+    kept = (eigenvalues > least).to(value.dtype)
+    inside = basis.transpose(-2, -1) @ symmetric @ basis
+    # The eigenvalues' own matrix is diagonal but for rounding, which would be divided by small gaps.
+    inside = inside - inside.detach() + torch.diag_embed(eigenvalues)
+    turn = turned_space(inside, eigenvalues, kept)
+    unit_matrix = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
+    tilted = torch.diag_embed(kept) + turn
+    space = tilted @ torch.linalg.inv(unit_matrix + turn.transpose(-2, -1) @ turn) @ tilted.transpose(-2, -1)
+    closest: Tensor = basis @ (space @ inside @ space) @ basis.transpose(-2, -1)
+    return closest
+
+
+def turned_space(inside: Tensor, eigenvalues: Tensor, kept: Tensor) -> Tensor:
+    """X with [I; X] the space that belongs to the `kept` eigenvalues of a matrix that is diagonal in value; 0 in value."""
+    rows, columns = (1 - kept)[..., :, None], kept[..., None, :]
+    gaps = eigenvalues[..., None, :] - eigenvalues[..., :, None]
+    gaps = torch.where(rows * columns > 0, gaps, torch.ones_like(gaps))
+    turn = torch.zeros_like(inside)
+    for _ in range(REFINEMENTS):
+        missed = inside + inside @ turn - turn @ inside - turn @ inside @ turn
+        turn = turn + rows * columns * missed / gaps
+    return turn
+
+
+def onto_orthogonal(value: Tensor, iterations: int = 24) -> Tensor:
+    """The closest orthogonal matrix, the polar factor, real[..., n, n], by Newton's iteration X <- (X + inv(X)') / 2.
+
+    Source: Higham 1986, eq. 3.1. Singular values halve their distance from 1 until the convergence is quadratic;
+    between 1e-5 and 1e5 they reach it, and the derivatives of the iterates those of the factor. The determinant
+    keeps its sign. A singular matrix has no closest one: the result is then not finite.
+    """
+    found = value
+    for _ in range(iterations):
+        found = 0.5 * (found + torch.linalg.inv_ex(found).inverse.transpose(-2, -1))
+    return found
+
+
 def exponentiated(
     x: Tree,
     state: Tree,
@@ -71,11 +143,12 @@ def exponentiated(
     count: int,
     lr: Tree,
     clip: Tree = 0.0,
-    domain: str = "simplex",
+    domain: Domain = "simplex",
     bounds: Bounds = (),
 ) -> tuple[Tree, Tree]:
     """Next is x exp(-lr g), scaled to sum to one in a simplex (Kivinen and Warmuth 1997, eq. 3.2)."""
-    return tree_map(lambda a, d, r: reweighed(a, -r * d, domain), x, clipped(gradient, clip), lr), state
+    gradient = clipped(gradient, clip)
+    return kept_map(lambda a, d, r, kept, _: reweighed(a, -r * d, kept), domain, bounds, x, gradient, lr), state
 
 
 def reweighed(value: Tensor, exponent: Tensor, domain: str) -> Tensor:
@@ -87,17 +160,17 @@ def reweighed(value: Tensor, exponent: Tensor, domain: str) -> Tensor:
 
 
 def frank_wolfe(
-    x: Tree, state: Tree, gradient: Tree, count: int, domain: str = "simplex", bounds: Bounds = ()
+    x: Tree, state: Tree, gradient: Tree, count: int, domain: Domain = "simplex", bounds: Bounds = ()
 ) -> tuple[Tree, Tree]:
     """Next is x + 2 / (t + 2) (s - x) with s the corner where <g, s> is least (Frank and Wolfe 1956; Jaggi 2013, algorithm 1).
 
     The corner jumps and is flat in between, so that derivatives pass through x alone.
     """
     share = 2.0 / (count + 2.0)
-    return tree_map(lambda a, d: a + share * (corner(d, domain, bounds) - a), x, gradient), state
+    return kept_map(lambda a, d, *kept: a + share * (corner(d, *kept) - a), domain, bounds, x, gradient), state
 
 
-def corner(gradient: Tensor, domain: str, bounds: Bounds) -> Tensor:
+def corner(gradient: Tensor, domain: str, bounds: tuple[float, ...]) -> Tensor:
     """The corner of a domain along which the gradient is least."""
     if domain == "simplex":
         least = gradient.argmin(-1, keepdim=True)

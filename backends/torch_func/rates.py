@@ -1,4 +1,4 @@
-"""Rates that change over the steps of a level: `linear(rate)` and `cosine(rate)` after `lr =`.
+"""Rates that change over the steps of a level: `linear(rate)`, `cosine(rate)`, `steps(rate, at, factor)` after `lr =`.
 
 Steps are counted from 0; a level that is solved anew, or goes on warm, begins its schedule again with every solve.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from bilevel.backends.torch_func.tree import Tree, multiply
+from bilevel.backends.torch_func.tree import Tree, multiply, power
 
 
 def linear_rate(rate: Tree, count: int, total: int) -> Tree:
@@ -18,3 +18,12 @@ def linear_rate(rate: Tree, count: int, total: int) -> Tree:
 def cosine_rate(rate: Tree, count: int, total: int) -> Tree:
     """The rate times (1 + cos(pi t / T)) / 2 (Loshchilov and Hutter 2017, eq. 5, one cycle, least rate 0)."""
     return multiply(0.5 * (1.0 + math.cos(math.pi * (count % total) / total)), rate)
+
+
+def steps_rate(rate: Tree, count: int, total: int, factor: Tree, milestones: tuple[int, ...]) -> Tree:
+    """The rate times factor to the number of milestones that have been reached.
+
+    Milestone m is reached in the step that has m steps before it. Both rate and factor may be differentiated.
+    """
+    reached = sum(count % total >= milestone for milestone in milestones)
+    return multiply(power(factor, reached), rate) if reached else rate

@@ -44,7 +44,10 @@ def arguments(writer: Writer, solver: ir.Solver, total: str) -> dict[str, str]:
 
 def _argument(writer: Writer, argument: ir.Expr, total: str) -> str:
     if isinstance(argument, ir.Builtin) and argument.function in RATES:
-        return f"{argument.function}_rate({write(writer, argument.arguments[0])}, count, {total})"
+        rate, *rest = (write(writer, a) for a in argument.arguments)
+        # `steps` alone has more: a factor, then the milestones.
+        more = "".join([f", {t}" for t in rest[:1]] + [f", ({', '.join(rest[1:])},)"] * bool(rest))
+        return f"{argument.function}_rate({rate}, count, {total}{more})"
     return write(writer, argument)
 
 
@@ -96,8 +99,11 @@ def _more(writer: Writer, level: ir.Level, solver: ir.Solver) -> list[str]:
         return learned(writer, solver)
     if solver.name not in ("pgd", "exponentiated", "frank_wolfe"):
         return []
-    kept = next((v.kept for v in level.variables if v.name in solver.variables), None)
-    return [] if kept is None else [f'domain="{kept[0]}"', *([f"bounds={kept[1]!r}"] if kept[1] else [])]
+    kept = [v.kept or ("", ()) for v in level.variables if v.name in solver.variables]
+    if len(kept) > 1:
+        return [f"domain={tuple(d for d, _ in kept)!r}".replace("'", '"'), f"bounds={tuple(b for _, b in kept)!r}"]
+    domain, bounds = kept[0]
+    return [f'domain="{domain}"'] * bool(domain) + [f"bounds={bounds!r}"] * bool(bounds)
 
 
 def learned(writer: Writer, solver: ir.Solver) -> list[str]:
