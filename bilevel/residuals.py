@@ -122,5 +122,5 @@ def _implicit(plan: Plan, level: ir.Level) -> bool:
 FIXES = {
     "B701": "a smaller scale, scale = auto, or linear = cg(steps = 10)",
     "B705": "add 1e-6 * sqnorm(w) to the objective",
-    "B706": "linear = gmres, a penalty that makes the problem convex, or unroll:  for N steps",
+    "B706": "damping = 1 in cg (biased), linear = gmres, a penalty that makes the problem convex, or unroll:  for N steps",
 }

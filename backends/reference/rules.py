@@ -47,7 +47,7 @@ def read_rule(choice: Choice) -> Rule:
             return Rule("steps", _number(options, "order") == 1, _number(options, "window"))
         case "ift":
             cut_short = re.search(r"\b(terms|steps)\b", options) and "tol" not in options
-            if cut_short or re.search(r"\b(batch|through|sign|nystrom)\b", options):
+            if cut_short or re.search(r"\b(batch|through|sign|nystrom|damping)\b", options):
                 raise Unsupported("ift that is no exact solve of the level's own equation")
             return Rule("implicit")
         case "closed_form":

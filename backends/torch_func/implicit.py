@@ -233,8 +233,14 @@ def product(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, repla
     call = coder.call(_system(coder, level), **{k: v for k, v in replaced.items() if k != packed})
     at = replaced.get(packed, packed)
     if adjoint.symmetric:
-        return f"lambda cotangent: jvp(lambda {packed}: {call}, ({at},), (cotangent,))[1]"
-    return f"lambda cotangent: vjp(lambda {packed}: {call}, {at})[1](cotangent)[0]"
+        return _damped(adjoint, f"lambda cotangent: jvp(lambda {packed}: {call}, ({at},), (cotangent,))[1]")
+    return _damped(adjoint, f"lambda cotangent: vjp(lambda {packed}: {call}, {at})[1](cotangent)[0]")
+
+
+def _damped(adjoint: Implicit, product: str) -> str:
+    """The product with the damping that was asked for; Nystroem's belongs to its own formula."""
+    damping = adjoint.damping if adjoint.method != "nystrom" else 0.0
+    return f"damped({product}, {damping!r})" if damping else product
 
 
 def _stopped(coder: Coder, level: ir.Level, packed: str) -> dict[str, str]:
@@ -281,4 +287,4 @@ def _attach(coder: Coder, level: ir.Level) -> Function:
 def _straight(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, stopped: dict[str, str]) -> str:
     """The product that is not transposed."""
     call = coder.call(f"{level.name}_slope", **{k: v for k, v in stopped.items() if k != packed})
-    return f"lambda cotangent: jvp(lambda {packed}: {call}, (fixed,), (cotangent,))[1]"
+    return _damped(adjoint, f"lambda cotangent: jvp(lambda {packed}: {call}, (fixed,), (cotangent,))[1]")

@@ -68,6 +68,11 @@ def relative_residual(product: Product, v: Tree, b: Tree, depth: int) -> Tensor:
     return norm_each(subtract(product(v), b), depth) / torch.where(size > 0, size, torch.ones_like(size))
 
 
+def damped(product: Product, damping: float) -> Product:
+    """v -> product(v) + damping v: the system of another, better conditioned problem."""
+    return lambda v: tree_map(lambda h, x: h + damping * x, product(v), v)
+
+
 def cg(product: Product, b: Tree, depth: int, tol: float, steps: int) -> tuple[Tree, Tensor]:
     """Conjugate gradients (Hestenes and Stiefel 1952) for symmetric positive definite systems.
 

@@ -19,7 +19,10 @@ Method = Literal["cg", "neumann", "gmres", "nystrom", "exact"]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """How the linear system is solved; an option that a method does not have stays None."""
+    """How the linear system is solved; an option that a method does not have stays None.
+
+    `damping` adds that multiple of the identity to the system: solvable where the level is not convex, and biased.
+    """
 
     method: Method = "cg"
     tol: float | None = None
@@ -90,7 +93,7 @@ class ImplicitMode:
         promised = linear.method == "exact" or (
             linear.method != "nystrom" and (linear.tol is not None or _bare(linear))
         )
-        if self.through is not None:
+        if self.through is not None or linear.damping is not None:
             return "biased"
         return "exact" if stationary and promised and not level.draws and self.batch is None else "biased"
 

@@ -13,11 +13,11 @@ from bilevel.modes.ift import ImplicitMode, Linear, Method
 from bilevel.modes.leap import Choice, Leap
 
 LINEAR: dict[Method, tuple[str, ...]] = {
-    "cg": ("tol", "steps"),
-    "neumann": ("tol", "terms", "scale"),
-    "gmres": ("tol", "steps"),
+    "cg": ("tol", "steps", "damping"),
+    "neumann": ("tol", "terms", "scale", "damping"),
+    "gmres": ("tol", "steps", "damping"),
     "nystrom": ("rank", "damping"),
-    "exact": (),
+    "exact": ("damping",),
 }
 
 

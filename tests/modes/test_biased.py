@@ -181,6 +181,21 @@ def test_nystrom_of_some_rank(rank: int, places: list[int]) -> None:
     assert error(approximated(f"nystrom(rank = {rank}, damping = 0.05)"), through(v)) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "linear",
+    (
+        "exact(damping = 0.4)",
+        "cg(tol = 1e-13, damping = 0.4)",
+        "gmres(tol = 1e-13, damping = 0.4)",
+        "neumann(tol = 1e-13, terms = 4000, scale = 0.06, damping = 0.4)",
+    ),
+)
+def test_damping_is_added_to_the_system(linear: str) -> None:
+    v = torch.linalg.solve(H + 0.4 * torch.eye(3, dtype=torch.float64), COTANGENT)
+    assert error(approximated(linear), through(v)) < TOLERANCE
+    assert error(through(v), through(torch.linalg.solve(H, COTANGENT))) > 1e-2
+
+
 # ---- evolution strategies ------------------------------------------------------------------------------------
 
 ES = """recipe perturbed
