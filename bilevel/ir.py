@@ -277,6 +277,8 @@ class Solver:
     arguments: Mapping[str, Expr]
     learned: Expr | None
     span: Span
+    part: Expr | None = None
+    """the registered solver that takes the step, None for those of the language"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +309,8 @@ class Estimator:
     name: str
     arguments: Mapping[str, Expr]
     span: Span
+    part: Expr | None = None
+    """the registered estimator"""
 
 
 @dataclass(frozen=True, slots=True)

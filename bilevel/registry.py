@@ -11,9 +11,10 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bilevel.dsl.datatypes import Size, Type, Unknown, from_json, to_json
+from bilevel.dsl.solvers import ESTIMATORS, SOLVERS
 from bilevel.errors import fail
 
 Kind = Literal["model", "data", "tasks", "solver", "func", "estimator"]
@@ -109,7 +110,8 @@ class Registration:
     """A description together with the Python object that it describes."""
 
     description: Description
-    build: Callable[..., object]
+    build: Any
+    """a constructor, a function, or a `GradientSolver`"""
 
 
 # ---- decorators ----------------------------------------------------------------------------------------------
@@ -156,18 +158,74 @@ def func(*, smooth: bool, result: Type = Unknown()) -> Callable[[Built], Built]:
     return lambda build: _mark(build, "func", yields=result, smooth=smooth)
 
 
-def solver(build: Built) -> Built:
-    """Register an inner solver."""
-    return _mark(build, "solver")
+@dataclass(frozen=True, slots=True)
+class GradientSolver:
+    """A registered solver as recipes use it.
+
+    `update(x, state, gradient, count, ...)` gives the next x and state; `begin(x)` the state before the first step, ()
+    where there is none. `whole`: both take the tree of all variables together, else one tensor at a time.
+    """
+
+    name: str
+    update: Callable[..., object]
+    begin: Callable[..., object] | None = None
+    whole: bool = False
 
 
-def estimator(build: Built) -> Built:
-    """Register an estimator of gradients."""
-    return _mark(build, "estimator")
+def solver(*, begin: Callable[..., object] | None = None, whole: bool = False) -> Callable[[Built], Built]:
+    """Register a gradient solver: the decorated function takes one step.
+
+    `update(x, state, gradient, count, option, other = 0.9)` gives (next x, next state), for one copy of a level, with
+    `count` the number of steps before this one. Options are numbers, real[] or shaped like x. It is called for every
+    tensor of the variables by itself, or with `whole` once for all of them as one tree. `begin(x)` is the state before
+    the first step: a tensor or a tuple of tensors. Both are pure functions in torch, differentiable where hypergradients
+    are wanted: nothing is changed in place. Fails with B615 where the arguments are others.
+    """
+
+    def mark(update: Built) -> Built:
+        options = _options(update, 4, "update(x, state, gradient, count, ...)")
+        registered = GradientSolver(update.__name__, update, begin, whole)
+        return _mark(update, "solver", parameters=options, registered=registered)
+
+    return mark
+
+
+def estimator(estimate: Built) -> Built:
+    """Register an estimator of gradients, for `with NAME(...)`.
+
+    `estimate(losses, x, key, option, ...)` gives (estimate shaped like x, losses(x)). `losses` maps x to one number for
+    each copy, real[*copies]; `key` is int64[*copies]; leaves of x have the copies as their first axes. Fails with B615.
+    """
+    return _mark(estimate, "estimator", parameters=_options(estimate, 3, "estimate(losses, x, key, ...)"))
+
+
+def _options(function: Callable[..., object], given: int, form: str) -> tuple[Parameter, ...]:
+    """The arguments of a registered solver or estimator that a recipe sets: numbers, after those that it is given."""
+    found = _parameters(function)
+    shown = f"{function.__name__}({', '.join(p.name for p in found)})"
+    if len(found) < given or any(p.variadic for p in found) or any(p.keyword for p in found[:given]):
+        raise fail(
+            "B615", f"`{shown}` is not of the form {form}", fix=f"def {function.__name__}{form[form.index('(') :]}"
+        )
+    for option in found[given:]:
+        if option.default is not None and not _is_number(option.default):
+            why = "options are set in recipes, where they are numbers"
+            raise fail("B615", f"the option `{option.name}` of `{function.__name__}` is no number", why=why)
+    if function.__name__ in (*SOLVERS, *ESTIMATORS):
+        raise fail("B615", f"`{function.__name__}` is a solver of the language", fix="another name for the function")
+    return found[given:]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _mark(
-    build: Built,
+    given: Built,
     kind: Kind,
     *,
     yields: Type = Unknown(),
@@ -177,15 +235,16 @@ def _mark(
     smooth: bool = True,
     noisy: bool | str = False,
     outputs: tuple[tuple[str, tuple[Size, ...]], ...] = (),
+    parameters: tuple[Parameter, ...] | None = None,
+    registered: object = None,
 ) -> Built:
-    """Attach the registration to the object itself."""
-    summary = (inspect.getdoc(build) or "").partition("\n")[0]
-    name = build.__name__
-    described = Description(
-        name, kind, summary, _parameters(build), yields, input, output, parts, smooth, noisy, outputs
-    )
-    setattr(build, MARK, Registration(described, build))
-    return build
+    """Attach the registration to the object itself; `registered` is what recipes get, by default that object."""
+    summary = (inspect.getdoc(given) or "").partition("\n")[0]
+    arguments = _parameters(given) if parameters is None else parameters
+    name = given.__name__
+    described = Description(name, kind, summary, arguments, yields, input, output, parts, smooth, noisy, outputs)
+    setattr(given, MARK, Registration(described, given if registered is None else registered))
+    return given
 
 
 def _parameters(build: Callable[..., object]) -> tuple[Parameter, ...]:

@@ -120,6 +120,7 @@ def _implicit(plan: Plan, level: ir.Level) -> bool:
 
 
 FIXES = {
+    "B615": "return (x, state), both shaped like those that were given; an estimator returns (estimate, losses(x))",
     "B701": "a smaller scale, scale = auto, or linear = cg(steps = 10)",
     "B705": "add 1e-6 * sqnorm(w) to the objective",
     "B706": "damping = 1 in cg (biased), linear = gmres, a penalty that makes the problem convex, or unroll:  for N steps",

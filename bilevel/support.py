@@ -109,7 +109,7 @@ def _solvers(level: ir.Level) -> Iterator[Diagnostic]:
 
 def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     for solver in phase.solvers:
-        if solver.name not in SOLVERS:
+        if not _is_known(solver):
             yield _missing(f"the solver `{solver.name}`", solver.span, f"one of {', '.join(SOLVERS)}")
         elif solver.learned is not None and any(is_noisy(e.type) for e in ir.walk(solver.learned)):
             yield _missing("a learned solver with dropout", solver.span, "dropout = 0")
@@ -121,7 +121,7 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
         yield _missing("a population search inside another level", phase.span, "cmaes in an outermost level")
     if isinstance(phase.duration, ir.Until):
         yield from _until(phase.duration)
-    elif phase.duration is None and all(s.name in SOLVERS for s in phase.solvers) and kind(level) != "closed form":
+    elif phase.duration is None and all(map(_is_known, phase.solvers)) and kind(level) != "closed form":
         yield Diagnostic("B103", f"`{level.name}` does not say for how long", phase.span, fix="for 100 steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "epochs" and not _one_finite(level):
         if any(d.source.axes for d in level.draws):
@@ -130,9 +130,13 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
         message = f"epochs of `{level.name}` need exactly one draw from a finite data set in it"
         yield Diagnostic("B219", message, phase.span, fix="for N steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "generations":
-        if all(s.name in SOLVERS for s in phase.solvers) and not is_searched(level):
+        if all(map(_is_known, phase.solvers)) and not is_searched(level):
             message = f"`{phase.solvers[0].name}` counts steps, not generations"
             yield Diagnostic("B219", message, phase.span, fix=f"for {phase.duration.count.span.text} steps")
+
+
+def _is_known(solver: ir.Solver) -> bool:
+    return solver.name in SOLVERS or solver.part is not None
 
 
 def _simple(argument: ir.Expr) -> bool:

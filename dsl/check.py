@@ -59,7 +59,7 @@ def examine(
 ) -> tuple[ir.Program | None, list[Diagnostic]]:
     """The program, and every problem found on the way to it; dependence is asked only of well-typed programs."""
     scope, problems = build_scope(recipe)
-    checker = Checker(scope, problems=problems)
+    checker = Checker(scope, problems=problems, manifest=manifest)
     params = check_params(checker)
     uses = check_uses(checker, manifest)
     for block in scope.blocks.values():
@@ -71,6 +71,7 @@ def examine(
         why = "a recipe is made of levels, one for each optimisation problem"
         fix = "level train { ... }"
         checker.report(Diagnostic("B213", f"`{recipe.name}` has no level", _header(recipe), why=why, fix=fix))
+    uses = (*uses, *checker.parts.values())
     program = with_noise(ir.Program(recipe.name, recipe, uses, params, levels, entries))
     if not any(d.severity == "error" for d in checker.problems):
         for problem in check_dependence(program):

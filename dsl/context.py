@@ -15,6 +15,7 @@ from bilevel.dsl.datatypes import UNKNOWN_SIZE, ListType, Size, Type, Unknown
 from bilevel.dsl.scope import Scope
 from bilevel.errors import Diagnostic, Span
 from bilevel.ir import Smoothness
+from bilevel.registry import Manifest
 
 E = TypeVar("E", bound=ir.Expr)
 
@@ -34,6 +35,9 @@ class Checker:
     lists: set[str] = field(default_factory=set)
     """indices that run over a list of parts"""
     calls: int = 0
+    manifest: Manifest = field(default_factory=lambda: Manifest(""))
+    parts: dict[str, ir.Use] = field(default_factory=dict)
+    """registered solvers and estimators that are named where they are used, without a `use` line"""
 
     def report(self, diagnostic: Diagnostic) -> None:
         """Keep a message once, however often a let around it is instantiated."""

@@ -159,7 +159,8 @@ def _flat(level: ir.Level) -> Diagnostic | None:
     form = SOLVERS.get(solver.name) if solver is not None else None
     if any(phase.estimator is not None for phase in level.phases):
         return None  # differences of values see the jumps
-    if solver is None or form is None or form.needs != "gradient" or value.smooth is not Smoothness.FLAT:
+    follows = solver is not None and (solver.part is not None or (form is not None and form.needs == "gradient"))
+    if solver is None or not follows or value.smooth is not Smoothness.FLAT:
         return None
     guilty = _guilty(value)
     name = guilty.function if isinstance(guilty, ir.Builtin) else guilty.span.text.partition("(")[0]

@@ -5,6 +5,8 @@ Takes syntax and the level it stands in; gives `ir.Phase`. Reports B217 (an unkn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.context import Checker, Place
@@ -13,6 +15,7 @@ from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parts import constant
 from bilevel.dsl.rates import check_rate
+from bilevel.dsl.registered import find, form_of, names, part_of
 from bilevel.dsl.solvers import ESTIMATORS, SOLVERS, SolverForm
 from bilevel.dsl.walk import name_span
 from bilevel.errors import Diagnostic, Edit
@@ -27,19 +30,19 @@ TESTS: dict[str, tuple[str, ...]] = {
 
 def check_phase(checker: Checker, place: Place, phase: nodes.Phase, level: nodes.Level) -> ir.Phase:
     """One phase of a `by`: every variable of the level gets exactly one solver."""
-    names = [n for s in level.body if isinstance(s, nodes.Variable) for n in s.names]
+    declared = [n for s in level.body if isinstance(s, nodes.Variable) for n in s.names]
     named = [m.name for m in phase.moves if m.name is not None]
-    rest = tuple(n for n in names if n not in named)
+    rest = tuple(n for n in declared if n not in named)
     solvers = tuple(_solver(checker, place, m, (m.name,) if m.name is not None else rest) for m in phase.moves)
     for move in phase.moves:
-        if move.name is not None and move.name not in names:
-            guess = nearest(move.name, names)
+        if move.name is not None and move.name not in declared:
+            guess = nearest(move.name, declared)
             label = f"did you mean `{guess}`?" if guess else ""
             fix = f"{guess} : {move.solver.span.text}" if guess else ""
-            note = f"variables of {level.name}: {', '.join(names) or 'none'}"
+            note = f"variables of {level.name}: {', '.join(declared) or 'none'}"
             message = f"`{move.name}` is no variable of `{level.name}`"
             checker.report(Diagnostic("B201", message, name_span(move, move.name), label, fix=fix, note=note))
-    unmoved = len(named) == len(phase.moves) and all(n in names for n in named)
+    unmoved = len(named) == len(phase.moves) and all(n in declared for n in named)
     if rest and unmoved:
         why = "one solver without a name would move all variables that have none of their own"
         fix = f"{rest[0]} : sgd(lr = 0.01)"
@@ -57,57 +60,68 @@ def _solver(checker: Checker, place: Place, move: nodes.Move, variables: tuple[s
                 checker.report(_no_solver(node, node.base.span.text))
             return ir.Solver("learned", variables, {}, learned, node.span)
         case nodes.Name(identifier):
-            return ir.Solver(_known(checker, place, node, identifier), variables, {}, None, node.span)
+            return _named(checker, place, node, identifier, (), variables)
         case nodes.Call(nodes.Name(identifier), arguments):
-            name = _known(checker, place, node, identifier)
-            checked = _arguments(checker, place, node, SOLVERS.get(name), arguments)
-            return ir.Solver(name, variables, checked, None, node.span)
+            return _named(checker, place, node, identifier, arguments, variables)
     checker.report(_no_solver(node, node.span.text))
     return ir.Solver("", variables, {}, None, node.span)
 
 
-def _known(checker: Checker, place: Place, node: nodes.Expr, name: str) -> str:
-    """The solver's name; a `use` may hold a registered solver."""
-    if name in SOLVERS or checker.scope.look(place.level, name) is not None:
-        checker.used.add((None, name))
-        return name
-    checker.report(_no_solver(node, name))
-    return ""
+def _named(
+    checker: Checker,
+    place: Place,
+    node: nodes.Expr,
+    name: str,
+    arguments: tuple[nodes.Argument, ...],
+    variables: tuple[str, ...],
+) -> ir.Solver:
+    """A solver of the language, or a registered one."""
+    if name in SOLVERS:
+        checked = _arguments(checker, place, node, SOLVERS[name], arguments)
+        return ir.Solver(name, variables, checked, None, node.span)
+    description = find(checker, place, name, "solver")
+    if description is None:
+        checker.report(_no_solver(node, name, names(checker, "solver")))
+        return ir.Solver("", variables, {}, None, node.span)
+    checked = _arguments(checker, place, node, form_of(description), arguments)
+    part = part_of(checker, place, name, description, node.span)
+    return ir.Solver(name, variables, checked, None, node.span, part)
 
 
-def _no_solver(node: nodes.Expr, name: str) -> Diagnostic:
+def _no_solver(node: nodes.Expr, name: str, registered: Sequence[str] = ()) -> Diagnostic:
     span = node.function.span if isinstance(node, nodes.Call) else node.span
-    guess = nearest(name, SOLVERS)
+    known = (*SOLVERS, *registered)
+    guess = nearest(name, known)
     return Diagnostic(
         "B217",
         f"`{name}` is not a solver",
         span,
         f"did you mean `{guess}`?" if guess else "",
         fix=node.span.text.replace(name, guess, 1) if guess else "",
-        note=f"solvers: {', '.join(SOLVERS)}",
+        note=f"solvers: {', '.join(known)}",
         edit=Edit(span, guess) if guess else None,
     )
 
 
 def _arguments(
-    checker: Checker, place: Place, node: nodes.Call, form: SolverForm | None, arguments: tuple[nodes.Argument, ...]
+    checker: Checker, place: Place, node: nodes.Expr, form: SolverForm, arguments: tuple[nodes.Argument, ...]
 ) -> dict[str, ir.Expr]:
     checked: dict[str, ir.Expr] = {}
-    positional = list(form.positional) if form is not None else []
+    positional = list(form.positional)
     for argument in arguments:
         name = argument.name if argument.name is not None else (positional.pop(0) if positional else None)
-        if name is None and form is not None and form.name == "closed_form":
+        if name is None and form.name == "closed_form":
             name = argument.value.span.text
         if name is None:
-            checker.report(_unnamed(node, form, argument))
+            checker.report(_unnamed(form, argument))
             continue
-        if form is not None and form.name != "next" and name not in form.defaults:
+        if form.name != "next" and name not in form.defaults:
             checker.report(_no_argument(form, name, argument))
             continue
         checked[name] = _argument(checker, place, name, argument.value)
-    missing = [] if form is None else [n for n, d in form.defaults.items() if d is None and n not in checked]
+    missing = [n for n, d in form.defaults.items() if d is None and n not in checked]
     unnamed = len(checked) < len(arguments)
-    if form is not None and missing and not unnamed and not _optional(form, missing[0], checked):
+    if missing and not unnamed and not _optional(form, missing[0], checked):
         wanted = f"{missing[0]} = {'0.01' if missing[0] == 'lr' else '...'}"
         given = [a.span.text for a in arguments]
         example = f"{form.name}({', '.join([wanted, *given])})"
@@ -124,8 +138,13 @@ def _argument(checker: Checker, place: Place, name: str, value: nodes.Expr) -> i
 def _estimator(checker: Checker, place: Place, node: nodes.Call) -> ir.Estimator | None:
     """`with zeroth(samples, radius)`: a whole number and a positive one, known before the run."""
     name = node.function.span.text
+    description = find(checker, place, name, "estimator")
+    if description is not None:
+        checked = _arguments(checker, place, node, form_of(description, ()), node.arguments)
+        _check_fixed(checker, node)
+        return ir.Estimator(name, checked, node.span, part_of(checker, place, name, description, node.span))
     if name not in ESTIMATORS:
-        note = "estimators: zeroth(samples = 20, radius = 1e-3)"
+        note = ", ".join(["estimators: zeroth(samples = 20, radius = 1e-3)", *names(checker, "estimator")])
         checker.report(Diagnostic("B217", f"`{name}` is not an estimator", node.function.span, note=note))
         return None
     order = list(ESTIMATORS[name])
@@ -145,14 +164,21 @@ def _estimator(checker: Checker, place: Place, node: nodes.Call) -> ir.Estimator
     return ir.Estimator(name, given, node.span)
 
 
+def _check_fixed(checker: Checker, node: nodes.Call) -> None:
+    """Arguments of an estimator are known before the run."""
+    for argument in node.arguments:
+        if constant(argument.value, checker.constants) is None:
+            message = f"`{argument.span.text}` is not known before the run"
+            checker.report(Diagnostic("B309", message, argument.value.span, fix=f"{argument.name} = 10"))
+
+
 def _optional(form: SolverForm, name: str, given: dict[str, ir.Expr]) -> bool:
     """`next` takes one value or one per variable; populations have defaults that depend on the dimension."""
-    return name == "population" or (form.name == "next" and bool(given))
+    return (form.name == "cmaes" and name == "population") or (form.name == "next" and bool(given))
 
 
-def _unnamed(node: nodes.Call, form: SolverForm | None, argument: nodes.Argument) -> Diagnostic:
-    name = form.name if form is not None else node.function.span.text
-    first = next(iter(form.defaults), "lr") if form is not None else "lr"
+def _unnamed(form: SolverForm, argument: nodes.Argument) -> Diagnostic:
+    name, first = form.name, next(iter(form.defaults), "lr")
     return Diagnostic(
         "B309",
         f"arguments of `{name}` have names",

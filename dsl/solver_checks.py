@@ -66,7 +66,7 @@ def _is_warm(start: ir.Expr) -> bool:
 
 def _mixed(phase: ir.Phase) -> Iterator[Diagnostic]:
     """B411: solvers that need a gradient beside solvers that need values only."""
-    kinds = [(s, "gradient" if s.learned is not None else SOLVERS[s.name].needs) for s in phase.solvers if _known(s)]
+    kinds = [(s, "gradient" if _follows(s) else SOLVERS[s.name].needs) for s in phase.solvers if _known(s)]
     by_values = next((s for s, needs in kinds if needs == "values"), None)
     other = next((s for s, needs in kinds if needs != "values"), None)
     if by_values is None or other is None:
@@ -81,7 +81,12 @@ def _mixed(phase: ir.Phase) -> Iterator[Diagnostic]:
 
 
 def _known(solver: ir.Solver) -> bool:
-    return solver.learned is not None or solver.name in SOLVERS
+    return _follows(solver) or solver.name in SOLVERS
+
+
+def _follows(solver: ir.Solver) -> bool:
+    """Whether it is a learned or a registered solver: both follow a gradient."""
+    return solver.learned is not None or solver.part is not None
 
 
 def _moved_point(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Diagnostic]:
@@ -89,7 +94,8 @@ def _moved_point(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterato
     until = phase.duration if isinstance(phase.duration, ir.Until) and phase.duration.test == "stationary" else None
     decay = solver.arguments.get("weight_decay")
     none = isinstance(decay, ir.Constant) and decay.value == 0
-    if until is None or solver.name != "adamw" or none:
+    by_default = solver.name == "adamw" or (solver.part is not None and decay is not None)
+    if until is None or not by_default or none:
         return
     name = solver.variables[0] if solver.variables else level.names[0]
     spelled = decay.span.text if decay is not None else "0.01"
@@ -193,7 +199,7 @@ def _estimated(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
         return
     message = f"`with {estimator.name}` cannot stand in `{level.name}`"
     wanted = next(
-        (s for s in phase.solvers if _known(s) and s.learned is None and SOLVERS[s.name].needs != "gradient"), None
+        (s for s in phase.solvers if _known(s) and not _follows(s) and SOLVERS[s.name].needs != "gradient"), None
     )
     if wanted is not None:
         why = f"`{wanted.name}` takes no gradient, so there is none to estimate"

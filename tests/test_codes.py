@@ -43,6 +43,7 @@ ELSEWHERE = {
     "B612": "tests/command/test_run.py",
     "B613": "tests/command/test_run.py",
     "B614": "tests/recipes/test_solving.py",
+    "B615": "tests/solvers/test_registered.py",
     "B701": "tests/modes/test_defects.py",
     "B702": "tests/modes/test_defects.py",
     "B703": "tests/solvers/test_edges.py",

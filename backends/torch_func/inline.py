@@ -32,6 +32,7 @@ MODULES = (
     "linear",
     "lbfgs",
     "zeroth",
+    "registered",
     "leaps",
     "estimates",
     "evolution",

@@ -328,5 +328,5 @@ def solver_state(coder: Coder, level: ir.Level, x: str) -> str:
     for solver in solvers:
         mine = x if len(solvers) == 1 else _picked(x, [places[n] for n in solver.variables])
         optimizer = level.parent is None and solver.name in solver_text.OPTIMIZERS
-        texts.append("()" if optimizer else solver_text.state(coder.writer, solver, mine))
+        texts.append("()" if optimizer else solver_text.state(coder.writer, level, solver, mine))
     return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"

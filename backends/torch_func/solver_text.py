@@ -53,7 +53,8 @@ def _argument(writer: Writer, argument: ir.Expr, total: str) -> str:
 
 def call(writer: Writer, level: ir.Level, solver: ir.Solver, total: str, x: str, state: str, gradient: str) -> str:
     """One step: x, state and gradient are given as text."""
-    given = [f"{n}={t}" for n, t in arguments(writer, solver, total).items()]
+    named = arguments(writer, solver, total)
+    given = [f"{n}={t}" for n, t in named.items()] if solver.part is None else _options(writer, solver, named)
     given += _more(writer, level, solver)
     text = f"{function(level, solver)}({{}}, count{''.join(f', {g}' for g in given)})"
     read = reads(solver)
@@ -73,8 +74,18 @@ def _over_copies(writer: Writer, level: ir.Level, text: str, read: Axes, given: 
     return text
 
 
+def _options(writer: Writer, solver: ir.Solver, named: dict[str, str]) -> list[str]:
+    """The registered solver, its options and the common ones."""
+    assert solver.part is not None
+    own = ", ".join(f"{n}={t}" for n, t in named.items() if n != "clip")
+    clip = [f"clip={named['clip']}"] if "clip" in named else []
+    return [write(writer, solver.part), f"dict({own})", *clip]
+
+
 def function(level: ir.Level, solver: ir.Solver) -> str:
     """The runtime function that takes the step."""
+    if solver.part is not None:
+        return "registered"
     return f"mirror_{metric(level, solver)}" if solver.name == "mirror" else solver.name
 
 
@@ -90,7 +101,11 @@ def metric(level: ir.Level, solver: ir.Solver) -> str:
 
 def _alone(level: ir.Level, solver: ir.Solver) -> bool:
     """Whether the function takes one copy at a time."""
-    return "clip" in solver.arguments or function(level, solver) in ("mirror_dense", "mirror_kron")
+    return (
+        "clip" in solver.arguments
+        or solver.part is not None
+        or function(level, solver) in ("mirror_dense", "mirror_kron")
+    )
 
 
 def _more(writer: Writer, level: ir.Level, solver: ir.Solver) -> list[str]:
@@ -114,8 +129,13 @@ def learned(writer: Writer, solver: ir.Solver) -> list[str]:
     return [write(writer, solver.learned.base), parameters]
 
 
-def state(writer: Writer, solver: ir.Solver, x: str) -> str:
-    """The state before the first step."""
+def state(writer: Writer, level: ir.Level, solver: ir.Solver, x: str) -> str:
+    """The state before the first step; a registered solver is asked for it copy by copy."""
+    if solver.part is not None:
+        text = f"registered_state(variables, {write(writer, solver.part)})"
+        for _ in level.batched[1:]:
+            text = f"vmap(lambda variables: {text})(variables)"
+        return f"vmap(lambda variables: {text})({x})" if level.batched else text.replace("variables", x, 1)
     if solver.learned is not None:
         return f"learned_state({x}, {learned(writer, solver)[0]})"
     return f"{solver.name}_state({x}{_momentum(writer, solver)})" if solver.name in STATEFUL else "()"

@@ -57,15 +57,20 @@ def estimate_function(coder: Coder, step: Step) -> Function:
     estimator = level.phases[0].estimator
     assert estimator is not None
     key = draws.copy_key(coder.writer, coder.program, "key", level.batched)
-    options = ", ".join(write(coder.writer, estimator.arguments[n]) for n in ("samples", "radius"))
-    text = f"zeroth({losses_lambda(coder, level)}, {pack(own(coder, level))}, {key}, {options})"
+    given = f"{losses_lambda(coder, level)}, {pack(own(coder, level))}, {key}"
+    if estimator.part is None:
+        options = ", ".join(write(coder.writer, estimator.arguments[n]) for n in ("samples", "radius"))
+        text = f"zeroth({given}, {options})"
+    else:
+        options = ", ".join(f"{n}={write(coder.writer, a)}" for n, a in estimator.arguments.items())
+        text = f"estimated({given}, {write(coder.writer, estimator.part)}, dict({options}))"
     body: list[Statement] = [Assign("estimate, value", text)]
     body.append(Return("estimate, value, {}, {}" if level.parent is None else "estimate"))
-    given = [p for p in coder.known[f"{level.name}_losses"] if p not in own(coder, level)]
+    outside = [p for p in coder.known[f"{level.name}_losses"] if p not in own(coder, level)]
     settings = parameters_of(coder.writer, *estimator.arguments.values())
     indices = [coder.writer.name(a) for a in level.batched]
     doc = f"An estimate of the gradient of {level.name} from values alone."
-    parameters = [*own(coder, level), *dict.fromkeys([*given, *settings, *indices]), "key"]
+    parameters = [*own(coder, level), *dict.fromkeys([*outside, *settings, *indices]), "key"]
     return coder.function(f"{level.name}_gradient", parameters, doc, body, estimator.span)
 
 

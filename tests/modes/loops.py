@@ -38,7 +38,7 @@ def slope(objective: Objective, x: Tensor) -> Tensor:
 
 def begun(solver: str, x: Tensor) -> tuple[Tensor, ...]:
     """The state of a solver before its first step."""
-    count = {"sgd": 0, "momentum": 1, "rmsprop": 1, "adam": 2, "adamw": 2}[solver]
+    count = {"sgd": 0, "adam": 2, "adamw": 2}.get(solver, 1)
     return (torch.zeros_like(x),) * count
 
 
@@ -55,6 +55,13 @@ def moved(
         case "rmsprop":
             v = m * state[0] + (1 - m) * g * g
             return x - r * g / torch.sqrt(v + 1e-16), (v,)
+        case "powersign" | "addsign":
+            v = m * state[0] + (1 - m) * g
+            agreement = torch.sign(g * v)
+            return x - r * g * (torch.exp(agreement) if solver == "powersign" else 1.5 + agreement), (v,)
+        case "heavy":
+            v = m * state[0] + g * (1 + g * g) ** (0.5 * m)
+            return x - r * v / t, (v,)
     first, second = m * state[0] + (1 - m) * g, 0.999 * state[1] + 0.001 * g * g
     x = (1 - 0.1 * r) * x if solver == "adamw" else x
     return x - r * (first / (1 - m**t)) / torch.sqrt(second / (1 - 0.999**t) + 1e-16), (first, second)

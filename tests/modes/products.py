@@ -25,6 +25,9 @@ SOLVERS = {
     "adam": "adam(lr = r, beta1 = m)",
     "adamw": "adamw(lr = r, beta1 = m, weight_decay = 0.1)",
     "rmsprop": "rmsprop(lr = r, alpha = m)",
+    "powersign": "powersign(lr = r, beta = m)",
+    "addsign": "addsign(lr = r, beta = m, alpha = 1.5)",
+    "heavy": "heavy(lr = r, momentum = m, power = 1 + m)",
 }
 TA, TB, TV, TY = tensor(A.tolist()), tensor(B.tolist()), tensor(V.tolist()), tensor(Y.tolist())
 USES = "use A : real[6, 3]\nuse b : real[6]\nuse V : real[5, 3]\nuse y : real[5]"

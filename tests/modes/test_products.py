@@ -38,7 +38,7 @@ def test_all_modes_are_the_plain_loop(solver: str, structure: Structure) -> None
 
 
 def test_the_structures_tell_solvers_apart() -> None:
-    """Five solvers, five derivatives: a structure that made them alike would prove nothing."""
+    """As many derivatives as solvers: a structure that made them alike would prove nothing."""
     for structure in STRUCTURES:
         found = [derivative(structure.reference(s), **structure.start)["r"] for s in SOLVERS]
         assert len({round(float(f.sum()), 9) for f in found}) == len(SOLVERS), structure.name

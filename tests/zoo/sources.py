@@ -1,4 +1,4 @@
-"""Data that the test recipes name: small, fixed, without anything random.
+"""Data and a solver that the test recipes name: small, fixed, without anything random.
 
 The only file of these tests that knows how types are spelt in a registration.
 """
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bilevel.dsl.datatypes import real, record, records
-from bilevel.registry import data
+from bilevel.registry import data, solver
 
-__all__ = ["points"]
+__all__ = ["heavy", "points"]
 
 
 class Points(NamedTuple):
@@ -31,3 +31,12 @@ def points(count: int = 2) -> Split:
     number = torch.arange(count * 3, dtype=torch.float64).reshape(count, 3)
     x = ((7 * number + 3) % 11 - 5) / 5
     return Split(Points(x, ((5 * number[:, 0] + 2) % 7 - 3) / 3))
+
+
+@solver(begin=torch.zeros_like)
+def heavy(
+    x: Tensor, state: Tensor, gradient: Tensor, count: int, lr: Tensor, momentum: Tensor, power: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A step that is smooth in all it reads, and linear in none: each gradient enters with a power of its length."""
+    velocity = momentum * state + gradient * (1 + gradient * gradient) ** (0.5 * (power - 1))
+    return x - lr * velocity / (count + 1), velocity
