@@ -31,7 +31,7 @@ def plan_program(program: ir.Program) -> Plan:
         raise RecipeError(problems)
     choices = {level.name: choose(program, level, facts[level.name]) for level in program.walk_levels() if level.parent}
     _check_nesting(program, choices)
-    return Plan(program, facts, choices, _graph(program, facts, choices), _replaced(program))
+    return Plan(program, facts, choices, graph_of(program, facts, choices), _replaced(program))
 
 
 def _check_nesting(program: ir.Program, choices: dict[str, Choice]) -> None:
@@ -135,7 +135,8 @@ def _named(entry: ir.Entry) -> Mode:
 # ---- the graph -----------------------------------------------------------------------------------------------
 
 
-def _graph(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> nx.DiGraph:
+def graph_of(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> nx.DiGraph:
+    """The graph of steps that follows from the choices."""
     graph = nx.DiGraph()
     for level in program.levels:
         _add_level(graph, level, facts, choices)

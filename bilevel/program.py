@@ -131,7 +131,7 @@ def load_phases(source: str, parts: Parts) -> tuple[Any, ...]:
     module = types.ModuleType("bilevel_emitted")
     exec(compile_source(source), module.__dict__)  # noqa: S102 - our own text, the very file that `emit` writes
     build: Callable[..., tuple[Any, ...]] = module.__dict__["build"]
-    return build(**_argument_names(parts.objects), device=parts.device, dtype=parts.dtype)
+    return build(**argument_names(parts.objects), device=parts.device, dtype=parts.dtype)
 
 
 def compile_source(source: str) -> types.CodeType:
@@ -142,7 +142,7 @@ def compile_source(source: str) -> types.CodeType:
     return code
 
 
-def _argument_names(objects: Mapping[str, Any]) -> dict[str, Any]:
+def argument_names(objects: Mapping[str, Any]) -> dict[str, Any]:
     """Parts under the names that `build` has for them."""
     from bilevel.backends.torch_func.inline import definitions
     from bilevel.backends.torch_func.naming import python_name

@@ -1,0 +1,180 @@
+"""What a computation costs: counted operations and bytes, formulas for people, and seconds by a calibration.
+
+Nothing here imports torch or sympy; `Formula` hands its expressions to sympy when it is asked for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import sympy
+
+REFERENCE = Path(__file__).parent / "reference.calibration.json"
+"""the committed calibration, measured once on an ordinary server"""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What was counted of a computation; every count is additive over its parts but `peak`.
+
+    `products`, `convolutions`: floating point operations of matrix products and of convolutions. `moved`: bytes that
+    operators read and wrote. `operators`: operators that compute; `views`: those that only look at numbers in another
+    way. `peak`: the most bytes alive at once, of all that was made inside.
+    """
+
+    products: float = 0.0
+    convolutions: float = 0.0
+    moved: float = 0.0
+    operators: float = 0.0
+    views: float = 0.0
+    peak: float = 0.0
+
+    @property
+    def flop(self) -> float:
+        """Floating point operations of products and convolutions together."""
+        return self.products + self.convolutions
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Work) -> Work:
+        return self + -1.0 * other
+
+    def __rmul__(self, factor: float) -> Work:
+        return Work(*(factor * getattr(self, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How fast a device is: seconds of one operator and one view, operations and bytes a second."""
+
+    name: str
+    operator: float
+    view: float
+    products: float
+    convolutions: float
+    moved: float
+
+    def seconds(self, work: Work) -> float:
+        """Predicted seconds: the overhead of every operator, then arithmetic and memory, one after the other."""
+        overhead = self.operator * work.operators + self.view * work.views
+        arithmetic = work.products / self.products + work.convolutions / self.convolutions
+        return overhead + arithmetic + work.moved / self.moved
+
+    @property
+    def identity(self) -> str:
+        """Six hexadecimal digits that change when a number changes."""
+        return hashlib.blake2b(json.dumps(asdict(self)).encode(), digest_size=3).hexdigest()
+
+    def to_json(self) -> dict[str, object]:
+        return {"bilevel_calibration": 1, **asdict(self)}
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration in a file; raises OSError, ValueError, KeyError or TypeError where it holds none."""
+    content = json.loads(path.read_text("utf-8"))
+    if content.pop("bilevel_calibration") != 1:
+        raise ValueError(f"{path} is no calibration of this version")
+    return Calibration(**content)
+
+
+@cache
+def reference() -> Calibration:
+    """The committed calibration, which golden plans use."""
+    return read_calibration(REFERENCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """Work (floating point operations) and peak memory (bytes) of one step of the level around, in symbols.
+
+    P copies, T steps; of one copy: g work of one inner step, b of the way back through it, d of one tangent, r of a
+    step both ways by its own graph, v of one product with the linear system, G of all that is not steps; s bytes of a
+    state, h kept with the graph of a step, A of all else at the peak. n, m: outer and inner numbers; K: products of
+    the linear solver; w, k: steps of a window, checkpoints.
+    """
+
+    work: str
+    memory: str
+
+    def expressions(self) -> tuple[sympy.Expr, sympy.Expr]:
+        """Both as sympy expressions in positive symbols."""
+        import sympy
+
+        names = {n for text in (self.work, self.memory) for n in re.findall(r"[A-Za-z]+", text) if len(n) == 1}
+        symbols = {n: sympy.Symbol(n, positive=True) for n in names}
+        work, memory = (sympy.sympify(text, locals=symbols) for text in (self.work, self.memory))
+        return work, memory
+
+    def at(self, values: Mapping[str, float]) -> tuple[float, float]:
+        """Both with numbers in place of the symbols."""
+        work, memory = (float(e.subs({str(s): values[str(s)] for s in e.free_symbols})) for e in self._plain())
+        return work, memory
+
+    def _plain(self) -> tuple[Any, Any]:
+        work, memory = self.expressions()
+        return work, memory
+
+
+def pretty(text: str) -> str:
+    """A formula as people write it: `P*(T*g + G)` as `P(Tg + G)`."""
+    return re.sub(r"(?<=[A-Za-z0-9)])\*(?=[A-Za-z0-9(])", "", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One mode's cost: the formula, and where it was traced the counted work of a step of the level around."""
+
+    formula: Formula
+    work: Work | None = None
+    seconds: float | None = None
+    untraced: str = ""
+    """why there are no numbers"""
+
+    @property
+    def peak(self) -> float | None:
+        return None if self.work is None else self.work.peak
+
+
+# ---- numbers for people --------------------------------------------------------------------------------------
+
+
+def size_text(count: float) -> str:
+    """Bytes: `1.78 GB`, decimal."""
+    return _scaled(count, "B")
+
+
+def flop_text(count: float) -> str:
+    """Floating point operations: `278 GFLOP`."""
+    return _scaled(count, "FLOP")
+
+
+def time_text(seconds: float) -> str:
+    """`31 ms`, `4.2 s`, `31 min`, `2.5 h`."""
+    for limit, unit, divisor in ((1e-3, "us", 1e-6), (1.0, "ms", 1e-3), (120.0, "s", 1.0), (7200.0, "min", 60.0)):
+        if seconds < limit:
+            return f"{_three(seconds / divisor)} {unit}"
+    return f"{_three(seconds / 3600)} h"
+
+
+def _scaled(count: float, unit: str) -> str:
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if count < 999.5:
+            return f"{_three(count)} {prefix}{unit}"
+        count /= 1000
+    return f"{count:.3g} E{unit}"
+
+
+def _three(value: float) -> str:
+    """Three digits, no exponent."""
+    if value == 0 or value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -1,0 +1,372 @@
+"""Counting what a hypergradient costs, on tensors without numbers: nothing is allocated and nothing is computed.
+
+The emitted module of a plan is built on torch's `meta` device and run once under a dispatch mode that counts. Levels
+are cut to two and three steps, and what was counted is carried on linearly to their own number of steps, which is how
+work and bytes grow once a mode's window or teacher is full (the first step back differs from the others: nothing has
+reached the solver's state yet).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import types
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from bilevel import ir
+from bilevel.backends.torch_func.keyed import make_key
+from bilevel.binding import Parts
+from bilevel.costs import Work
+from bilevel.modes import Implicit, Leaping, Unroll
+from bilevel.plan import Choice, Plan
+
+LARGEST_GRID = 8
+"""runs for one mode: two for each level whose number of steps is carried on"""
+LONGEST = 64
+"""steps of one run that are still quickly traced"""
+CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward, torch.ops.aten._convolution)
+
+
+class Untraced(Exception):
+    """A plan whose cost cannot be counted; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an operator makes of inputs of some shapes: its outputs as (shape, strides), dtype; and its counts."""
+
+    outputs: tuple[tuple[tuple[Any, Any], torch.dtype], ...]
+    single: bool
+    products: int
+    convolutions: int
+    moved: int
+
+
+SEEN: dict[Any, _Made] = {}
+"""by operator and shapes: torch works shapes out in Python, which takes longer than to look them up"""
+
+
+def _signature(func: Any, args: Any, kwargs: Any) -> Any:
+    """What decides the shapes that an operator makes; None where that cannot be told."""
+    if func._schema.is_mutable:
+        return None
+    key = [func]
+    for leaf in tree_leaves((args, kwargs)):
+        if not isinstance(leaf, Tensor):
+            key.append((type(leaf), leaf))
+        elif _is_plain(leaf):
+            key.append((leaf.shape, leaf.stride(), leaf.dtype))
+        else:
+            return None
+    return tuple(key)
+
+
+def _is_plain(leaf: Tensor) -> bool:
+    """No numbers, and not one of the zeros that forward mode keeps as a flag."""
+    return leaf.device.type == "meta" and not leaf._is_zerotensor()
+
+
+def _made(func: Any, args: Any, kwargs: Any, result: Any, single: bool) -> _Made:
+    packet, outputs = func._overloadpacket, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    flop = int(flop_registry[packet](*args, **kwargs, out_val=result)) if packet in flop_registry else 0
+    inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    convolves = packet in CONVOLUTIONS
+    return _Made(
+        tuple(((tuple(leaf.shape), leaf.stride()), leaf.dtype) for leaf in outputs),
+        single,
+        0 if convolves else flop,
+        flop if convolves else 0,
+        sum(leaf.numel() * leaf.element_size() for leaf in (*inputs, *outputs)),
+    )
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operators, floating point operations, bytes moved, and bytes alive of what is made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products = self.convolutions = self.moved = self.operators = self.views = 0
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    @property
+    def work(self) -> Work:
+        """All that was counted so far."""
+        counts = (self.products, self.convolutions, self.moved, self.operators, self.views, self.peak)
+        return Work(*map(float, counts))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.is_view:
+            self.views += 1
+            return func(*args, **(kwargs or {}))
+        key = _signature(func, args, kwargs)
+        if key is None or key not in SEEN:
+            result, made = self._first(func, args, kwargs or {})
+            if key is not None and made is not None:
+                SEEN[key] = made
+        else:
+            made = SEEN[key]
+            outputs = [torch.empty_strided(*shape, dtype=dtype, device="meta") for shape, dtype in made.outputs]
+            result = outputs[0] if made.single else tuple(outputs)
+        found = made if made is not None else _made(func, args, kwargs or {}, result, single=True)
+        self.operators += 1
+        self.products += found.products
+        self.convolutions += found.convolutions
+        self.moved += found.moved
+        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._meet(leaf.untyped_storage())
+        return result
+
+    def _first(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, _Made | None]:
+        """An operator met for the first time; what is known of it afterwards where its outputs are fresh tensors."""
+        result = func(*args, **kwargs)
+        single = isinstance(result, Tensor)
+        plain = single or (isinstance(result, tuple) and all(isinstance(leaf, Tensor) for leaf in result))
+        if not plain or func._schema.is_mutable or not all(map(_is_plain, tree_leaves(result))):
+            return result, None
+        return result, _made(func, args, kwargs, result, single)
+
+    def _meet(self, storage: Any) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self.known or not size:
+            return
+        self.known.add(place)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, place, size)
+
+    def _gone(self, place: int, size: int) -> None:
+        self.known.discard(place)
+        self.now -= size
+
+
+# ---- running a plan without numbers --------------------------------------------------------------------------
+
+
+def without_numbers(parts: Parts) -> Parts:
+    """The parts on the meta device: shapes alone."""
+    moved = {name: _emptied(part, parts.dtype) for name, part in parts.objects.items()}
+    return replace(parts, objects=moved, device=torch.device("meta"))
+
+
+def _emptied(part: Any, dtype: torch.dtype) -> Any:
+    if isinstance(part, nn.Module):
+        own = (*part.parameters(), *part.buffers())
+        memo = {id(leaf): _like(leaf) for leaf in own}
+        return copy.deepcopy(part, memo)  # what the memo holds is not copied: no number is
+    if isinstance(part, Tensor):
+        return part.to("meta")
+    if isinstance(part, tuple | list):
+        items = [_emptied(item, dtype) for item in part]
+        return type(part)(*items) if hasattr(part, "_fields") else type(part)(items)
+    return part.to(torch.device("meta"), dtype) if hasattr(part, "sample") else part
+
+
+def _like(leaf: Tensor) -> Tensor:
+    empty = leaf.detach().to("meta")
+    return nn.Parameter(empty, leaf.requires_grad) if isinstance(leaf, nn.Parameter) else empty
+
+
+def _not_yet(value: Any) -> bool:
+    """The answer to a test of copies that go on, where there are no numbers: all do."""
+    return True if isinstance(value, Tensor) else bool(value)
+
+
+def load(source: str, parts: Parts) -> tuple[Any, ...]:
+    """The outermost levels of an emitted module without numbers; every test of numbers is answered `not yet`."""
+    from bilevel.program import argument_names
+
+    module = types.ModuleType("bilevel_traced")
+    exec(compile(source, "<traced module>", "exec"), module.__dict__)  # noqa: S102 - our own text
+    module.__dict__.update(bool=_not_yet, unfinished=lambda active: True, wrong=lambda mask: False)
+    phases: tuple[Any, ...] = module.__dict__["build"](
+        **argument_names(parts.objects), device=parts.device, dtype=parts.dtype
+    )
+    return phases
+
+
+def counted(plan: Plan, phase: str, parts: Parts) -> Work:
+    """The work of one hypergradient of an outermost level, as the plan has it; raises Untraced."""
+    from bilevel import pipeline
+
+    try:
+        phases = load(pipeline.emit(plan), parts)
+        key = make_key(0, "meta")
+        known: dict[str, Any] = {}
+        for one in phases:
+            given = [known[n] for n in one.reads]
+            state = one.begin(key, *given)
+            if one.name == phase:
+                return _run(one, state, key, given)
+            known |= one.values(state)
+    except Exception as error:  # whatever a part does with tensors becomes a reason
+        raise Untraced(_reason(error)) from error
+    raise Untraced(f"`{phase}` is no outermost level")
+
+
+def _run(phase: Any, state: Any, key: Tensor, given: list[Any]) -> Work:
+    meter = Meter()
+    with torch.no_grad(), meter:
+        kept = phase.hypergradient(state, key, *given)
+    del kept
+    return meter.work
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).partition("\n")[0].split())
+    return f"{type(error).__name__}: {text[:100]}" if text else type(error).__name__
+
+
+# ---- fewer steps ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """What a trace is cut to, `low` and `high`, and the number that it stands for: steps of a level or of a solver."""
+
+    level: str
+    what: str
+    low: int
+    high: int
+    actual: float
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The numbers to trace at; the actual one alone where that is small."""
+        return (int(self.actual),) if self.actual <= self.high else (self.low, self.high)
+
+    def weight(self, value: int) -> float:
+        """What a trace at `value` counts towards the actual number."""
+        if len(self.values) == 1:
+            return 1.0
+        ahead = (self.actual - self.low) / (self.high - self.low)
+        return ahead if value == self.high else 1.0 - ahead
+
+
+def cost_of(plan: Plan, phase: str, parts: Parts, linear: Mapping[str, float], epochs: Mapping[str, float]) -> Work:
+    """The work of one hypergradient of an outermost level, carried on to the plan's own numbers of steps.
+
+    `linear`: products that the linear solver of a level is taken to need; `epochs`: steps of levels that count passes
+    over their data. Cost: 2^d runs without numbers for d levels inside. Raises Untraced.
+    """
+    knobs = list(_knobs(plan, phase, linear, epochs))
+    grid = list(itertools.product(*(knob.values for knob in knobs)))
+    if len(grid) > LARGEST_GRID:
+        raise Untraced(f"{len(knobs)} numbers of steps would have to be varied")
+    total = Work()
+    for point in grid:
+        if any(value > LONGEST for value in point):
+            raise Untraced(f"a run of {max(point)} steps")
+        weight = 1.0
+        for knob, value in zip(knobs, point, strict=True):
+            weight *= knob.weight(value)
+        total += weight * counted(cut(plan, knobs, point), phase, parts)
+    return total
+
+
+def _knobs(plan: Plan, phase: str, linear: Mapping[str, float], epochs: Mapping[str, float]) -> Iterator[Knob]:
+    for level in inside(plan.program.level(phase)):
+        adjoint = plan.choices[level.name].adjoint
+        steps = epochs.get(level.name, step_count(plan.program, level))
+        if steps is not None:
+            yield Knob(level.name, "steps", *_range(adjoint), steps)
+        if isinstance(adjoint, Implicit) and adjoint.method in ("cg", "gmres", "neumann"):
+            yield Knob(level.name, "linear", 1, 2, linear.get(level.name, adjoint.steps))
+
+
+def _range(adjoint: object) -> tuple[int, int]:
+    """Two numbers of steps from which on a mode's work and memory are linear."""
+    match adjoint:
+        case Unroll(window=int() as window, update=True):
+            return window, 2 * window
+        case Unroll(window=int() as window):
+            return window + 1, window + 2
+        case Leaping(teacher=teacher, keep=keep):
+            return teacher + keep + 1, teacher + keep + 2
+    return 2, 3
+
+
+def inside(level: ir.Level) -> Iterator[ir.Level]:
+    """The levels inside a level, each before those inside it."""
+    for inner in level.levels:
+        yield inner
+        yield from inside(inner)
+
+
+def step_count(program: ir.Program, level: ir.Level) -> float | None:
+    """The steps of a level, for `until` the most; None for a closed form and where data decide."""
+    duration = level.phases[-1].duration
+    if isinstance(duration, ir.Until):
+        return _number(program, duration.cap)
+    if not isinstance(duration, ir.Steps) or duration.unit != "steps":
+        return None
+    first = 1.0 if duration.first is None else _number(program, duration.first)
+    last = _number(program, duration.count)
+    return None if first is None or last is None else last - first + 1
+
+
+def _number(program: ir.Program, expr: ir.Expr) -> float | None:
+    """A constant or a param."""
+    value = expr.value if isinstance(expr, ir.Constant) else None
+    if isinstance(expr, ir.Read):
+        value = next((p.value for p in program.params if p.name == expr.name), None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def cut(plan: Plan, knobs: list[Knob], point: tuple[int, ...]) -> Plan:
+    """The plan with other numbers of steps and without reports; it is traced and never run."""
+    from bilevel.planner import graph_of
+
+    steps = {k.level: v for k, v in zip(knobs, point, strict=True) if k.what == "steps"}
+    solver = {k.level: v for k, v in zip(knobs, point, strict=True) if k.what == "linear"}
+    program = _with_steps(plan.program, steps)
+    choices = {n: _with_products(c, solver[n]) if n in solver else c for n, c in plan.choices.items()}
+    return Plan(program, plan.facts, choices, graph_of(program, plan.facts, choices), {})
+
+
+def _with_products(choice: Choice, count: int) -> Choice:
+    assert isinstance(choice.adjoint, Implicit)
+    return replace(choice, adjoint=replace(choice.adjoint, steps=count, tol=0.0))
+
+
+def _with_steps(program: ir.Program, steps: Mapping[str, int]) -> ir.Program:
+    """A number of steps that is a param changes with everything else that the param stands for."""
+    params = {p.name: p.value for p in program.params}
+    levels = tuple(_shorter(level, steps, params) for level in program.levels)
+    changed = tuple(replace(p, value=params[p.name]) for p in program.params)
+    return replace(program, levels=levels, params=changed)
+
+
+def _shorter(level: ir.Level, steps: Mapping[str, int], params: dict[str, Any]) -> ir.Level:
+    levels = tuple(_shorter(inner, steps, params) for inner in level.levels)
+    level = replace(level, levels=levels, reports=())
+    if level.name not in steps:
+        return level
+    phase = level.phases[-1]
+    duration = _lasting(phase.duration, steps[level.name], params)
+    return replace(level, phases=(*level.phases[:-1], replace(phase, duration=duration)))
+
+
+def _lasting(duration: ir.Steps | ir.Until | None, count: int, params: dict[str, Any]) -> ir.Steps | ir.Until | None:
+    if isinstance(duration, ir.Until):
+        return replace(duration, cap=_counting(duration.cap, count, params))
+    assert duration is not None
+    first = int(duration.first.value) if isinstance(duration.first, ir.Constant) else 1
+    return replace(duration, count=_counting(duration.count, first + count - 1, params), unit="steps")
+
+
+def _counting(expr: ir.Expr, value: int, params: dict[str, Any]) -> ir.Expr:
+    if isinstance(expr, ir.Read) and expr.name in params:
+        params[expr.name] = value
+        return expr
+    return ir.Constant(span=expr.span, type=expr.type, value=value)
