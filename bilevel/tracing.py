@@ -188,7 +188,7 @@ def load(source: str, parts: Parts) -> tuple[Any, ...]:
 
     module = types.ModuleType("bilevel_traced")
     exec(compile(source, "<traced module>", "exec"), module.__dict__)  # noqa: S102 - our own text
-    module.__dict__.update(bool=_not_yet, unfinished=lambda active: True, wrong=lambda mask: False)
+    module.__dict__.update(bool=_not_yet, any_left=lambda active: True, any_broken=lambda mask: False)
     phases: tuple[Any, ...] = module.__dict__["build"](
         **argument_names(parts.objects), device=parts.device, dtype=parts.dtype
     )

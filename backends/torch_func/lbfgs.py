@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.linear import flat, unfinished, unflat
+from bilevel.backends.torch_func.linear import any_left, flat, unflat
 from bilevel.backends.torch_func.tree import Tree
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -39,7 +39,7 @@ def lbfgs(
     stuck = torch.zeros_like(value, dtype=torch.bool)
     for _ in range(steps):
         active = (gradient.abs().amax(-1) > tol) & ~stuck
-        if not unfinished(active):
+        if not any_left(active):
             break
         direction = quasi_newton(gradient, pairs)
         length, moved, risen = line_search(at, point, value, gradient, direction, active)
@@ -100,7 +100,7 @@ def line_search(
         level = (new <= value + noise) & (tilt <= -0.9998 * slope)
         falls = (new <= value + 1e-4 * length * slope) | level
         done = done | (falls & (tilt >= 0.9 * slope))
-        if not unfinished(~done):
+        if not any_left(~done):
             return length, moved, (new, slant)
         high = torch.where(~done & ~falls, length, high)
         low = torch.where(~done & falls, length, low)

@@ -27,15 +27,15 @@ class Failure(ArithmeticError):
         self.code, self.text = code, text
 
 
-def unfinished(active: Tensor) -> bool:
+def any_left(active: Tensor) -> bool:
     """Whether any copy goes on, for a mask bool[*copies]: what iterations ask before another round.
 
-    Like `wrong` a function of its own, so that where tensors have no numbers both can be answered without any.
+    Like `any_broken` a function of its own, so that where tensors have no numbers both can be answered without any.
     """
     return bool(active.any())
 
 
-def wrong(mask: Tensor) -> bool:
+def any_broken(mask: Tensor) -> bool:
     """Whether anything has gone wrong, for a mask of any shape."""
     return bool(mask.any())
 
@@ -98,11 +98,11 @@ def cg(product: Product, b: Tree, depth: int, tol: float, steps: int) -> tuple[T
     goal = tol * tol * rr
     for _ in range(steps):
         active = (rr > goal) & (rr > 0)
-        if not unfinished(active):
+        if not any_left(active):
             break
         q = flat(product(unflat(p, b, depth)), depth)
         curvature = (p * q).sum(-1)
-        if wrong(active & ~(curvature > 0)):
+        if any_broken(active & ~(curvature > 0)):
             raise Failure("B706", "cg met a direction whose curvature is not positive")
         length = torch.where(active, rr / torch.where(active, curvature, torch.ones_like(rr)), torch.zeros_like(rr))
         x = x + length[..., None] * p
@@ -141,9 +141,9 @@ def neumann(product: Product, b: Tree, depth: int, tol: float, steps: int, scale
         total = total + term
         term = term - factor * flat(product(unflat(term, b, depth)), depth)
         size = term.norm(dim=-1)
-        if wrong((size > 100.0 * first) | ~torch.isfinite(size)):
+        if any_broken((size > 100.0 * first) | ~torch.isfinite(size)):
             raise Failure("B701", "the Neumann series diverges: scale * largest curvature must stay below 2")
-        if tol > 0 and not unfinished(~(size <= tol * first)):
+        if tol > 0 and not any_left(~(size <= tol * first)):
             break
     v = unflat(factor * total, b, depth)
     return v, relative_residual(product, v, b, depth)
@@ -168,7 +168,7 @@ def gmres(product: Product, b: Tree, depth: int, tol: float, steps: int) -> tupl
         weights = least_squares(matrix, r)
         best = (torch.stack(basis, -1) @ weights[..., None])[..., 0]
         left = (r - (matrix @ weights[..., None])[..., 0]).norm(dim=-1)
-        if not unfinished(~(left <= tol * size)):
+        if not any_left(~(left <= tol * size)):
             break
         for known in [*basis, *basis]:
             q = q - (q * known).sum(-1, keepdim=True) * known
@@ -198,7 +198,7 @@ def exact(product: Product, b: Tree, depth: int) -> tuple[Tree, Tensor]:
     """A dense solve; m products and m^3 work. Fails when the matrix is singular (B705)."""
     matrix = dense(product, b, depth)
     solved, info = torch.linalg.solve_ex(matrix, flat(b, depth)[..., None])
-    if wrong(info != 0):
+    if any_broken(info != 0):
         raise Failure("B705", "the linear system is singular")
     v = unflat(solved[..., 0], b, depth)
     return v, relative_residual(product, v, b, depth)
@@ -260,9 +260,9 @@ def stationary_point(gradient: Callable[[Tree], Tree], like: Tree, depth: int, n
     values = torch.linalg.eigvalsh(matrix.detach())
     noise = values.shape[-1] * torch.finfo(values.dtype).eps * values.abs().amax(-1, keepdim=True)
     rank = (values.abs() > noise).sum(-1)
-    if wrong(rank < values.shape[-1]):
+    if any_broken(rank < values.shape[-1]):
         raise Failure("B705", f"the system of `{name}` is singular (rank {int(rank.min())} of {values.shape[-1]})")
-    if wrong(values < 0):
+    if any_broken(values < 0):
         raise Failure("B705", f"the system of `{name}` is indefinite: its stationary point is no optimum")
     solved = torch.linalg.solve(matrix, -flat(at_origin, depth)[..., None])[..., 0]
     return unflat(solved, like, depth)
@@ -279,6 +279,6 @@ def formula_point(value: Tensor, gradient: Callable[[Tensor], Tensor], like: Ten
     still = point.detach()
     slope, curvature = (found.detach() for found in jvp(gradient, (still,), (torch.ones_like(still),)))
     off = slope.abs() > math.sqrt(torch.finfo(like.dtype).eps) * curvature * (1.0 + still.abs())
-    if wrong(~(curvature > 0) | off):
+    if any_broken(~(curvature > 0) | off):
         raise Failure("B705", f"the closed form of `{name}` is no minimum for these numbers")
     return point
