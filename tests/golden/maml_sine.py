@@ -632,6 +632,11 @@ class Failure(ArithmeticError):
         self.code, self.text = code, text
 
 
+def any_broken(mask: Tensor) -> bool:
+    """Whether anything has gone wrong, for a mask of any shape."""
+    return bool(mask.any())
+
+
 def flat(tree: Tree, depth: int) -> Tensor:
     """All leaves of each copy side by side, real[*copies, m]."""
     return torch.cat([leaf.reshape(*leaf.shape[:depth], -1) for leaf in leaves(tree)], -1)
@@ -676,7 +681,7 @@ def exact(product: Product, b: Tree, depth: int) -> tuple[Tree, Tensor]:
     """A dense solve; m products and m^3 work. Fails when the matrix is singular (B705)."""
     matrix = dense(product, b, depth)
     solved, info = torch.linalg.solve_ex(matrix, flat(b, depth)[..., None])
-    if bool((info != 0).any()):
+    if any_broken(info != 0):
         raise Failure("B705", "the linear system is singular")
     v = unflat(solved[..., 0], b, depth)
     return v, relative_residual(product, v, b, depth)
