@@ -53,3 +53,10 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(LATER[name]), name)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext bilevel`: the cell magic `%%recipe`."""
+    from bilevel.notebook import register
+
+    register(shell)

@@ -133,6 +133,15 @@ class RecipeError(Exception):
         self.diagnostics: tuple[Diagnostic, ...] = tuple(diagnostics)
         super().__init__("\n\n".join(str(d) for d in self.diagnostics))
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        from bilevel.display import error_bundle
+
+        return error_bundle(self)
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: the mistake is in the recipe, not in Python."""
+        return str(self).splitlines()
+
 
 def fail(code: str, message: str, span: Span | None = None, **details: object) -> RecipeError:
     """A `RecipeError` with one diagnostic, to be raised; `details` are the other fields of `Diagnostic`."""

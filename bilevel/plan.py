@@ -92,6 +92,11 @@ class Plan:
 
         return plan_text(self)
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        from bilevel.display import plan_bundle
+
+        return plan_bundle(self)
+
     @property
     def exactness(self) -> Class:
         """The worst class of any level; what nobody differentiates leaves the derivative exact."""

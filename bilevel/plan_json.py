@@ -19,7 +19,15 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "levels": [_level(level) for level in plan.program.walk_levels()],
         "hypergradients": [_choice(plan, choice) for choice in plan.choices.values()],
         "graph": {"nodes": _nodes(plan), "edges": _edges(plan)},
+        "sources": _sources(plan),
     }
+
+
+def _sources(plan: Plan) -> dict[str, str]:
+    """The texts of the recipe files that the plan points at, the recipe's own first."""
+    found = {source.name: source.text for source in (plan.program.recipe.span.source,)}
+    spans = [level.span for level in plan.program.walk_levels()] + [step.span for step in plan.steps]
+    return found | {span.source.name: span.source.text for span in spans if span.source.name not in found}
 
 
 def _level(level: ir.Level) -> dict[str, object]:

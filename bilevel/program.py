@@ -48,6 +48,11 @@ class Program:
         """The plan as text, with sizes."""
         return plan_text(self.plan, self.parts)
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        from bilevel.display import plan_bundle
+
+        return plan_bundle(self.plan, self.parts)
+
     @property
     def step(self) -> Any:
         """The step of the last outermost level, a pure function: (state, key) -> (state, value)."""

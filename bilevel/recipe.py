@@ -80,6 +80,11 @@ class Recipe:
         """The flattened recipe in the one layout."""
         return print_recipe(self.syntax)
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        from bilevel.display import recipe_bundle
+
+        return recipe_bundle(self)
+
 
 def load(path: str | Path) -> Recipe:
     """A recipe from its file, or by its name from the packaged zoo; raises RecipeError."""

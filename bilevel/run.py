@@ -93,6 +93,11 @@ class Run:
 
         return solve(self, level, steps, seed, copies, given)
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        from bilevel.display import run_bundle
+
+        return run_bundle(self)
+
     @property
     def exactness(self) -> str:
         """The class of the hypergradients that this run followed."""

@@ -49,6 +49,7 @@ ELSEWHERE = {
     "B703": "tests/solvers/test_edges.py",
     "B704": "tests/modes/test_defects.py",
     "B705": "tests/modes/test_defects.py",
+    "B129": "tests/views/test_notebook.py",
     "B706": "tests/modes/test_defects.py",
     "B707": "tests/command/test_run.py",
     "B708": "tests/command/test_run.py",

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--symbolic", action="store_true", help="build no part, import no torch; sizes stay words")
     parser.add_argument("--stage", choices=STAGES, help="print one stage of the compiler in place of the plan")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="html is one page that needs nothing else; > plan.html"
+    )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -32,8 +35,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     plan, parts = _planned(arguments) if arguments.stage not in ("parsed", "typed") else (None, None)
     if plan is None:
         console.result(_early_stage(arguments))
-    elif console.json:
+    elif console.json or arguments.format == "json":
         console.document(_document(plan, parts))
+    elif arguments.format != "text":
+        console.result(_view(arguments.format, plan, parts))
     else:
         console.result(_text(plan, parts, arguments.stage))
     console.next(f"bilevel run {' '.join([arguments.file, *arguments.settings])}", "to compute it")
@@ -72,6 +77,14 @@ def _text(plan: Plan, parts: Parts | None, stage: str | None) -> str:
     return lowered(plan) if stage == "lowered" else scheduled(plan)
 
 
+def _view(format: str, plan: Plan, parts: Parts | None) -> str:
+    """The plan in one of the formats that are made from its document."""
+    from bilevel.views import FORMATS as VIEWS
+    from bilevel.views import read
+
+    return VIEWS[format](read(_document(plan, parts))).rstrip("\n")
+
+
 def _document(plan: Plan, parts: Parts | None) -> dict[str, object]:
     from bilevel.plan_json import plan_json
 
@@ -87,4 +100,5 @@ def _sizes(plan: Plan, parts: Parts) -> dict[str, int]:
     return {v.name: tree_size(v.type, parts) for v in variables if isinstance(v.type, Tree)}
 
 
+FORMATS = ("text", "json", "dot", "mermaid", "svg", "html")
 STAGES = ("parsed", "typed", "lowered", "scheduled")

@@ -1,0 +1,192 @@
+"""The JSON document of a plan (`plan_json.py`) as typed values: all that a view may use.
+
+Reading the document back, and not the plan, holds it to its promise: what a view shows, other programs can read too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of a recipe file, counted from 1."""
+
+    file: str
+    line: int
+
+    @property
+    def identity(self) -> str:
+        """A name for the line that a page can point at."""
+        return f"line-{self.file.replace('.', '-')}-{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level: `depth` 0 is outermost; `number` picks its colour."""
+
+    name: str
+    inside: str | None
+    depth: int
+    number: int
+    per: tuple[str, ...]
+    equation: str
+    solver: str
+    duration: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A step of the plan."""
+
+    name: str
+    operation: str
+    level: str
+    repeats: str
+    per: tuple[str, ...]
+    place: Place
+
+    @property
+    def identity(self) -> str:
+        """A name that DOT, Mermaid and HTML take."""
+        return "step-" + self.name.replace(".", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What flows from one step to another: `value`, `derivative`, or `stopped`."""
+
+    tail: str
+    head: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A mode that was considered; work and memory are empty in a symbolic plan."""
+
+    mode: str
+    exactness: str
+    chosen: bool
+    work: str
+    memory: str
+    seconds: str
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hypergradient:
+    """How one level is differentiated."""
+
+    level: str
+    chosen: str
+    exactness: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole plan; `sources` are the texts of its recipe files, the recipe's own first."""
+
+    recipe: str
+    plan: str
+    exactness: str
+    levels: tuple[Level, ...]
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    hypergradients: tuple[Hypergradient, ...]
+    sources: Mapping[str, str]
+    measured: tuple[Mapping[str, Any], ...] = ()
+
+    def level(self, name: str) -> Level:
+        """The level of that name."""
+        return next(level for level in self.levels if level.name == name)
+
+
+def read(content: Mapping[str, Any]) -> Document:
+    """The typed form of a document."""
+    graph = content["graph"]
+    return Document(
+        content["recipe"],
+        content["plan"],
+        content["class"],
+        tuple(_levels(content["levels"])),
+        tuple(
+            Node(n["id"], n["op"], n["level"], n["repeats"], tuple(n["per"]), _place(n["at"])) for n in graph["nodes"]
+        ),
+        tuple(Edge(*edge) for edge in graph["edges"]),
+        tuple(_hypergradient(h) for h in content["hypergradients"]),
+        content["sources"],
+        tuple(content.get("measured", ())),
+    )
+
+
+def _levels(rows: list[dict[str, Any]]) -> list[Level]:
+    depths: dict[str | None, int] = {None: -1}
+    found = []
+    for number, row in enumerate(rows):
+        depths[row["name"]] = depths[row["inside"]] + 1
+        found.append(
+            Level(
+                row["name"],
+                row["inside"],
+                depths[row["name"]],
+                number,
+                tuple(row["per"]),
+                row["equation"],
+                row["solver"],
+                row["duration"],
+                _place(row["at"]),
+            )
+        )
+    return found
+
+
+def _place(at: str) -> Place:
+    file, line, _ = at.rsplit(":", 2)
+    return Place(file, int(line))
+
+
+def _hypergradient(row: dict[str, Any]) -> Hypergradient:
+    candidates = tuple(_candidate(one) for one in row["candidates"])
+    return Hypergradient(row["level"], row["chosen"], row["class"], candidates)
+
+
+def _candidate(row: dict[str, Any]) -> Candidate:
+    work, memory = (row.get(name, {}) for name in ("flop", "bytes"))
+    seconds = row.get("seconds")
+    return Candidate(
+        row["mode"],
+        row["class"],
+        row["chosen"],
+        _amount(work, "FLOP"),
+        _amount(memory, "B"),
+        "" if seconds is None else si(float(seconds), "s"),
+        _remark(row),
+    )
+
+
+def _amount(row: Mapping[str, Any], unit: str) -> str:
+    """Formula and value of a cost."""
+    number = row.get("value")
+    words = [str(row.get("expr", "")), "" if number is None else si(float(number), unit)]
+    return "  ".join(word for word in words if word)
+
+
+def _remark(row: Mapping[str, Any]) -> str:
+    """Why it was chosen or not."""
+    reasons = row.get("reasons") or ([row["reason"]] if row.get("reason") else [])
+    note = row.get("note") or row.get("why") or ("chosen" if row["chosen"] else "")
+    return f"[{', '.join(reasons)}] {note}" if reasons else note
+
+
+SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+
+
+def si(number: float, unit: str) -> str:
+    """A number with three digits and the prefix of its unit: 1.78 GB."""
+    scale, prefix = next((s for s in SCALES if abs(number) >= s[0]), SCALES[4])
+    return f"{number / scale:.3g} {prefix}{unit}"
