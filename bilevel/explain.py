@@ -12,7 +12,7 @@ from bilevel import ir
 from bilevel.dsl.datatypes import Array, Tree
 from bilevel.equations import duration, equation, solver
 from bilevel.errors import fail
-from bilevel.kinds import kind
+from bilevel.kinds import kind, tests_gradient
 from bilevel.modes import Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.modes.closed_form import formula
 from bilevel.plan import Candidate, Choice, Plan, repeats_of
@@ -263,6 +263,8 @@ def _verdict(level: ir.Level, choice: Choice, candidate: Candidate) -> str:
         return f"not applicable [{candidate.verdict.reason}]: {candidate.verdict.why}"
     if choice.pinned:
         return "not taken [pinned]: the schedule names another mode"
+    if tests_gradient(level) and candidate.exactness == "biased":
+        return "not allowed [class]: differentiates the steps that were taken, not the point they promise"
     if choice.adjoint is None:
         return f"not taken [path]: no derivative of `{level.name}` is wanted"
     return next((text for head, text in OTHERS if candidate.title.startswith(head)), "")

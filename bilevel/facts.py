@@ -173,6 +173,7 @@ def readers(around: ir.Level) -> list[ir.Expr]:
     found = [around.objective.value] if around.objective is not None else []
     found += [d.source for d in around.draws] + [i.source for i in around.indices]
     found += [s.learned for p in around.phases for s in p.solvers if s.learned is not None]
+    found += [a for p in around.phases if isinstance(p.duration, ir.Until) for a in p.duration.arguments.values()]
     return found + [a for p in around.phases for s in p.solvers for a in s.arguments.values()]
 
 

@@ -11,10 +11,12 @@ Kind = Literal["steps", "until", "next", "fixed point", "closed form"]
 
 
 def kind(level: ir.Level) -> Kind:
-    """`for` N steps of a solver, `until` stationary, `next(e)` for or until, or a closed form."""
-    phase = level.phases[-1]
-    until = isinstance(phase.duration, ir.Until)
-    name = phase.solvers[0].name
+    """`for` N steps of a solver, `until` stationary, `next(e)` for or until, or a closed form.
+
+    `until plateau` and `until below` are as many steps as it took, so they are of the kind of `for`.
+    """
+    until = tests_gradient(level)
+    name = level.phases[-1].solvers[0].name
     if name == "closed_form":
         return "closed form"
     if name == "next":
@@ -26,6 +28,16 @@ def tests_gradient(level: ir.Level) -> bool:
     """Whether the level promises a stationary point."""
     duration = level.phases[-1].duration
     return isinstance(duration, ir.Until) and duration.test == "stationary"
+
+
+def moves_by_next(level: ir.Level) -> bool:
+    """Whether a step is an expression, whatever ends the steps."""
+    return kind(level) in ("next", "fixed point")
+
+
+def stops(level: ir.Level) -> bool:
+    """Whether a test ends the steps, for every copy by itself."""
+    return isinstance(level.phases[-1].duration, ir.Until)
 
 
 def line_searches(level: ir.Level) -> bool:

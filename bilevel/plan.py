@@ -119,4 +119,4 @@ def repeats_of(level: ir.Level) -> str:
         count = duration.count.span.text
         spelled = str(duration.count.value) if isinstance(duration.count, ir.Constant) else count
         return spelled if first is None else f"{first}..{spelled}"
-    return "?"
+    return f"up to {duration.cap.span.text}" if isinstance(duration, ir.Until) else "?"

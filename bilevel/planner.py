@@ -66,13 +66,14 @@ def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
     3. `by closed_form`: substitution.
     4. The level's solution reaches no objective un-stopped: forward only.
     5. `until stationary`: `ift` by cg; a fixed point of `next`: `ift` by gmres.
-    6. `for T steps`: `rmd`.
+    6. `for T steps`, `until plateau`, `until below`: `rmd`.
+    7. Nothing exact can be used, and `auto(allow = biased)` allows more: the first such mode that can.
 
     Costs do not decide yet: by itself the planner takes the first exact mode for each kind of level.
     """
     entry = next((e for e in program.schedule if e.target == level.name), None)
     pinned = None if entry is None or entry.mode == "auto" else _named(entry)
-    chosen = pinned or _default(level, facts)
+    chosen = pinned or _widened(entry, level, facts, _default(level, facts))
     if (
         pinned is not None
         and entry is not None
@@ -100,6 +101,15 @@ def _default(level: ir.Level, facts: LevelFacts) -> Mode:
         case "until" | "fixed point" if facts.targets:
             return ImplicitMode()
     return Reverse() if facts.targets else Forward()
+
+
+def _widened(entry: ir.Entry | None, level: ir.Level, facts: LevelFacts, default: Mode) -> Mode:
+    """The default, or where it cannot be used the first mode of a class that `auto(allow = ...)` allows."""
+    options = {} if entry is None else {a.name or "": a.value for a in entry.options}
+    allowed = word(options, "allow", ("exact", "biased", "surrogate"))
+    if allowed in (None, "exact") or default.accepts(level, facts).ok:
+        return default
+    return next((m for m in MODES if m.exactness(level, facts) == "biased" and m.accepts(level, facts).ok), default)
 
 
 def _candidate(mode: Mode, level: ir.Level, facts: LevelFacts, chosen: Mode) -> Candidate:

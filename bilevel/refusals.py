@@ -13,6 +13,7 @@ from bilevel.dsl import nodes
 from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import LevelFacts, readers
+from bilevel.kinds import stops
 from bilevel.modes import Mode, Verdict
 from bilevel.modes.leap import Leap
 from bilevel.modes.rmd import steps_of
@@ -59,6 +60,12 @@ def _worded(found: Diagnostic, level: ir.Level, title: str, name: str | None) ->
             return replace(found, message=message, why=f"{level.parent} would compute a gradient that is always zero")
         case "B505":
             read = found.related[0].span.text if found.related else level.name
+            if stops(level) and word != "ift":
+                return replace(
+                    found,
+                    message=f"`{read}` is an iterate, and `{level.name}` is solved `until` a test holds",
+                    fix="for N steps",
+                )
             why = f"`{word}` differentiates the stationary point, whatever the steps on the way"
             return replace(found, message=f"`{read}` is an iterate, and `{word}` knows only the solution", why=why)
     return found

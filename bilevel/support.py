@@ -120,7 +120,7 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     if level.parent is not None and is_searched(level):
         yield _missing("a population search inside another level", phase.span, "cmaes in an outermost level")
     if isinstance(phase.duration, ir.Until):
-        yield from _until(phase.duration)
+        yield from _until(level, phase.duration)
     elif phase.duration is None and all(map(_is_known, phase.solvers)) and kind(level) != "closed form":
         yield Diagnostic("B103", f"`{level.name}` does not say for how long", phase.span, fix="for 100 steps")
     elif isinstance(phase.duration, ir.Steps) and phase.duration.unit == "epochs" and not _one_finite(level):
@@ -146,9 +146,12 @@ def _simple(argument: ir.Expr) -> bool:
     return all(isinstance(inner, ir.Constant | ir.Read) for inner in given)
 
 
-def _until(duration: ir.Until) -> Iterator[Diagnostic]:
-    if duration.test != "stationary":
-        yield _missing(f"`until {duration.test}`", duration.span, "until stationary(tol) within N steps")
+def _until(level: ir.Level, duration: ir.Until) -> Iterator[Diagnostic]:
+    inside = {n for inner in level.levels for n in inner.names}
+    for tested in duration.arguments.values():
+        if tested.reads & inside:
+            fix = f"an expression of {', '.join(level.names)}"
+            yield _missing("a test that reads the solution of a level inside", tested.span, fix)
     if duration.unit != "steps":
         yield _missing(f"`until` counted in {duration.unit}", duration.span, "within N steps")
 

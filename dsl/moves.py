@@ -13,6 +13,7 @@ from bilevel.dsl.context import Checker, Place
 from bilevel.dsl.datatypes import Model, Unknown
 from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.nearest import nearest
+from bilevel.dsl.objectives import check_tested
 from bilevel.dsl.parts import constant
 from bilevel.dsl.rates import check_rate
 from bilevel.dsl.registered import find, form_of, names, part_of
@@ -225,6 +226,47 @@ def _whole(checker: Checker, place: Place, node: nodes.Expr) -> ir.Expr:
     return ir.Constant(span=node.span, type=checked.type, value=value, reads=checked.reads)
 
 
+def _test_arguments(checker: Checker, place: Place, name: str, test: nodes.Call) -> dict[str, ir.Expr]:
+    """What a test is given, by name: all that it needs, nothing that it has not, each one number."""
+    order, found = list(TESTS[name]), dict[str, ir.Expr]()
+    for argument in test.arguments:
+        key = argument.name if argument.name is not None else (order.pop(0) if order else argument.value.span.text)
+        value = check_expr(checker, place, argument.value)
+        if key not in TESTS[name]:
+            message = f"`{name}` has no argument `{key}`"
+            checker.report(Diagnostic("B309", message, argument.span, note=f"its arguments: {', '.join(TESTS[name])}"))
+        elif key in ("value", "bound"):
+            check_tested(checker, place, value)
+        elif not _fits(key, constant(argument.value, checker.constants)):
+            message = f"`{argument.span.text}` does not fit `{name}`"
+            wanted = "a whole number from 1" if key in COUNTS else "a number from 0"
+            checker.report(Diagnostic("B309", message, argument.span, f"{wanted}, known before the run"))
+        found[key] = value
+    needed = TESTS[name][:1] if name == "stationary" else TESTS[name]
+    missing = [key for key in needed if key not in found]
+    if missing:
+        message = f"`until {name}` needs `{missing[0]}`"
+        checker.report(Diagnostic("B309", message, test.span, fix=f"until {EXAMPLES[name]} within 100 steps"))
+    return found
+
+
+COUNTS = ("batch", "every", "patience")
+EXAMPLES = {
+    "stationary": "stationary(1e-6)",
+    "plateau": "plateau(L(w, d), patience = 5)",
+    "below": "below(L(w, d), 0.1)",
+}
+
+
+def _fits(key: str, value: int | float | None) -> bool:
+    """Whether a number can be what an argument of a test stands for."""
+    if value is None:
+        return False
+    if key in COUNTS:
+        return isinstance(value, int) and value >= 1
+    return value >= 0
+
+
 def _until(checker: Checker, place: Place, node: nodes.Until, test: nodes.Call, cap: nodes.Expr, unit: str) -> ir.Until:
     name = test.function.span.text
     if name not in TESTS:
@@ -233,9 +275,5 @@ def _until(checker: Checker, place: Place, node: nodes.Until, test: nodes.Call, 
         span, note = test.function.span, f"tests: {', '.join(TESTS)}"
         fix = test.span.text.replace(name, guess, 1) if guess else ""
         checker.report(Diagnostic("B217", f"`{name}` is not a test", span, label, fix=fix, note=note))
-    order = list(TESTS.get(name, ()))
-    arguments: dict[str, ir.Expr] = {}
-    for argument in test.arguments:
-        key = argument.name if argument.name is not None else (order.pop(0) if order else argument.value.span.text)
-        arguments[key] = check_expr(checker, place, argument.value)
+    arguments = _test_arguments(checker, place, name, test) if name in TESTS else {}
     return ir.Until(name, arguments, _whole(checker, place, cap), node.unit, node.span)

@@ -29,6 +29,21 @@ def check_number(checker: Checker, place: Place, value: ir.Expr, node: nodes.Obj
             checker.report(_several_numbers(checker, place.level, value, node))
 
 
+def check_tested(checker: Checker, place: Place, value: ir.Expr) -> None:
+    """What a test after `until` compares is one number for each copy of its level."""
+    assert place.level is not None
+    left = [a for a in value.axes if a not in checker.scope.copies.get(place.level, ())]
+    what, text = f"what the test of `{place.level}` compares", value.span.text
+    if left:
+        axes = ", ".join(left)
+        why = "every copy of a level stops by a number of its own"
+        message = f"{what} is one number per `{left[0]}`, not one number"
+        checker.report(Diagnostic("B301", message, value.span, why=why, fix=f"mean[{axes}] {text}"))
+    elif isinstance(value.type, Array) and value.type.ranked and not shapes.is_number(value.type):
+        message = f"{what} has type {value.type}, not a single number"
+        checker.report(Diagnostic("B302", message, value.span, _spelled(checker, value.type), fix=f"mean({text})"))
+
+
 def _what(level: str, node: nodes.Objective | nodes.Report) -> str:
     return f"the report `{node.name}`" if isinstance(node, nodes.Report) else f"the objective of `{level}`"
 

@@ -24,6 +24,7 @@ from bilevel.backends.reference.implicit import newton, zeros_of
 from bilevel.backends.reference.rules import Rule, rule_of
 from bilevel.backends.reference.scope import Scope, every_copy
 from bilevel.backends.reference.solvers import STEPS, clipped, first_state
+from bilevel.backends.reference.stopping import holds
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import (
     Tree,
@@ -155,10 +156,11 @@ def solve(scope: Scope, level: ir.Level, key: Tensor, rule: Rule, begin: State |
     state = begin if begin is not None and _is_warm(level) else _first(scope, level, key)
     states: list[State] = [state]
     gradients: list[Iterate] = []
+    met: list[float] = []
     for step in range(count_steps(level, scope)):
         inside = step_scope(scope, level, key, step)
         found, after = one_step(inside, level, state, fold(key, step))
-        if _has_arrived(level, found, scope):
+        if _has_arrived(scope, inside, level, key, state, found, met):
             break
         state = after if rule.kind == "steps" else _cut(after)
         states, gradients = [*states, state], [*gradients, found]
@@ -239,14 +241,20 @@ def count_steps(level: ir.Level, scope: Scope) -> int:
     return count * batches(level, scope) if duration.unit == "epochs" else count
 
 
-def _has_arrived(level: ir.Level, found: Iterate, scope: Scope) -> bool:
-    """Whether the test after `until` holds: the largest entry of what should vanish is small enough."""
-    duration = level.phases[0].duration
-    if not isinstance(duration, ir.Until):
+def _has_arrived(
+    scope: Scope, inside: Scope, level: ir.Level, key: Tensor, state: State, found: Iterate, met: list[float]
+) -> bool:
+    """Whether the test after `until` holds before a step, whose draws `inside` has; `met`: what it compared so far."""
+    test = level.phases[0].duration
+    if not isinstance(test, ir.Until):
         return False
-    if duration.test != "stationary":
-        raise Unsupported(f"until {duration.test}")
-    bound = plain(evaluate(next(iter(duration.arguments.values())), scope))
+    if test.test != "stationary":
+        return holds(inside.having(natural(level, state.x)), test, met)
+    if set(test.arguments) != {"tol"}:
+        raise Unsupported("a test of a batch of its own, or not before every step")
+    if level.draws or level.indices:  # one draw for all tests of a solve
+        found, _ = one_step(step_scope(scope, level, key, 0, "implicit"), level, state, key)
+    bound = plain(evaluate(test.arguments["tol"], scope))
     return all(float(leaf.detach().abs().max()) <= bound for leaf in leaves(found))
 
 

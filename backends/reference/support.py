@@ -73,8 +73,8 @@ CONSTRUCTS: dict[str, Support] = {
     "learned solvers": ELSEWHERE,
     "indices over lists": ELSEWHERE,
     "dropout": ELSEWHERE,
-    "until plateau": ELSEWHERE,
-    "until below": ELSEWHERE,
+    "until plateau": YES,
+    "until below": YES,
     "until stationary": YES,
 }
 SUPPORTED: dict[str, dict[str, Support]] = {

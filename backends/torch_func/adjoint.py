@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
+from bilevel.backends.torch_func import stopping
 from bilevel.backends.torch_func.coder import Coder, domain_call, is_warm, own, pack, steps_text
 from bilevel.backends.torch_func.forward import checkpoint_count
 from bilevel.backends.torch_func.implicit import pullback_body
 from bilevel.backends.torch_func.steps import count_text, keys, step_body, targets
-from bilevel.kinds import kind
+from bilevel.kinds import moves_by_next
 from bilevel.modes import Adjoint, Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.plan import Step
 
@@ -84,6 +85,7 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
         zero = [Assign(f"d_{t}", f"zeros({t})") for t in names]
         return [Assign("d_solver", "zeros(states[-1][1])"), *zero, *_over_window(coder, level, adjoint)]
     body: list[Statement] = [Assign("d_solver", "zeros(states[-1][1])")]
+    body += [Assign("taken", "states[-1][-1]")] * (stopping.unrolled(coder, level) and adjoint.store != "residuals")
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in alone]
     match adjoint.store:
         case "iterates":
@@ -153,7 +155,8 @@ def _over_checkpoints(coder: Coder, level: ir.Level, adjoint: Unroll, names: lis
     advance = coder.call(f"{level.name}_advance", keep="True")
     walk = "walk_back" if adjoint.store == "even" else "walk_back_binomial"
     count = checkpoint_count(adjoint, steps)
-    call = f"{walk}(back, lambda state, first, last: {advance}, states, {steps}, {count})"
+    taken = ", most(taken)" * stopping.unrolled(coder, level)
+    call = f"{walk}(back, lambda state, first, last: {advance}, states, {steps}, {count}{taken})"
     return [*keys(coder, level, steps), back, Assign("", call)]
 
 
@@ -259,7 +262,8 @@ def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll, state: str) -> lis
     names = own(coder, level)
     x, cotangent = pack(names), _packed_cotangent(names)
     lines: list[Statement] = [Assign(f"{x}, solver", f"{state}[:2]"), *step_body(coder, level)]
-    if kind(level) == "next":
+    lines += [stopping.MASK] * stopping.unrolled(coder, level)
+    if moves_by_next(level):
         return [*lines, *_pull_next(coder, level, x, cotangent)]
     if adjoint.gradient == "unused":
         lines.append(Comment("the update is linear in the gradient: its vjp does not depend on the value"))
@@ -288,6 +292,7 @@ def _pull_next(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[St
     name = x if len(level.variables) == 1 else "variables"
     through = [t for t in targets(coder, level) if t in coder.known[f"{level.name}_update"]]
     call = coder.call(f"{level.name}_update", count="step", key="keys[step]")
+    call = stopping.masked(coder, level, call, name)
     inner = ", ".join([name, *through])
     left = ", ".join([cotangent, *(f"more_{t}" for t in through)])
     lines: list[Statement] = [
@@ -303,7 +308,7 @@ def _pull_update(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[
     through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("solver")]
     count = count_text(level)
     inner = "variables" if len(level.variables) > 1 else x
-    call = coder.call(f"{level.name}_update", count=count)
+    call = stopping.masked(coder, level, coder.call(f"{level.name}_update", count=count), inner)
     names = ", ".join([inner, "solver", "gradient", *through])
     values = ", ".join([x, "solver", "gradient", *through])
     left = ", ".join([cotangent, "d_solver", "d_grad", *(f"more_{t}" for t in through)])

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from torch import Tensor
+
 State = Any
 Advance = Callable[[Any, int, int], list[Any]]
 Back = Callable[[Any, int], None]
@@ -28,9 +30,22 @@ def root(steps: int) -> int:
     return max(1, math.isqrt(steps))
 
 
-def walk_back(back: Back, advance: Advance, kept: list[State], steps: int, count: int) -> None:
-    """From `count` evenly spread states: each run is computed once more. Memory count + steps / count states."""
-    for number, (first, last) in reversed(list(enumerate(segments(steps, count)))):
+def most(taken: Any) -> int:
+    """The steps of the copy that took most of them."""
+    return int(taken.max()) if isinstance(taken, Tensor) else int(taken)
+
+
+def walk_back(
+    back: Back, advance: Advance, kept: list[State], steps: int, count: int, taken: int | None = None
+) -> None:
+    """From `count` evenly spread states: each run is computed once more. Memory count + steps / count states.
+
+    `taken`: a test ended the steps after so many of `steps`; states past it were never kept.
+    """
+    for number, (first, end) in reversed(list(enumerate(segments(steps, count)))):
+        last = end if taken is None else min(end, taken)
+        if last <= first:
+            continue
         states = advance(kept[number], first, last)
         for step in reversed(range(first, last)):
             back(states[step - first], step)
@@ -61,12 +76,16 @@ def spots(steps: int, snapshots: int) -> list[int]:
     return found
 
 
-def walk_back_binomial(back: Back, advance: Advance, kept: list[State], steps: int, snapshots: int) -> None:
-    """From states at `spots`: the fewest steps computed again that `snapshots` states allow."""
+def walk_back_binomial(
+    back: Back, advance: Advance, kept: list[State], steps: int, snapshots: int, taken: int | None = None
+) -> None:
+    """From states at `spots`: the fewest steps computed again that `snapshots` states allow; `taken` as `walk_back`."""
     places = spots(steps, snapshots)
     ends = [*places[1:], steps]
     for number in reversed(range(len(places))):
-        revolve(back, advance, kept[number], places[number], ends[number], snapshots - number)
+        last = ends[number] if taken is None else min(ends[number], taken)
+        if places[number] < last:
+            revolve(back, advance, kept[number], places[number], last, snapshots - number)
 
 
 def revolve(back: Back, advance: Advance, state: State, first: int, last: int, snapshots: int) -> None:

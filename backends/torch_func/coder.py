@@ -115,8 +115,10 @@ def domain_call(variable: ir.Variable, argument: str, suffix: str = "") -> str:
 
 
 def steps_text(coder: Coder, level: ir.Level) -> str:
-    """How many steps a level takes, as text."""
+    """How many steps a level takes, or the most that a test allows, as text."""
     duration = level.phases[0].duration
+    if isinstance(duration, ir.Until):
+        return write(coder.writer, duration.cap)
     assert isinstance(duration, ir.Steps)
     count = _counted(coder, duration)
     if duration.unit != "epochs":

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
-from bilevel.backends.torch_func import draws, implicit, windows
+from bilevel.backends.torch_func import draws, implicit, stopping, windows
 from bilevel.backends.torch_func.coder import Coder, own, pack, per, steps_text
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
 from bilevel.backends.torch_func.steps import begin, count_text, keys, level_parameters, step_body, targets
 from bilevel.dsl.noises import without_noise
-from bilevel.kinds import kind
+from bilevel.kinds import kind, moves_by_next, tests_gradient
 from bilevel.modes import Implicit, Leaping, Tangents, Unroll
 from bilevel.modes.closed_form import formula
 from bilevel.plan import Step
@@ -25,8 +25,18 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
     match kind(level):
         case "closed form":
             return [_closed_form(coder, level, step)]
-        case "until" | "fixed point":
+        case "until" | "fixed point" if not stopping.unrolled(coder, level):
             return implicit.until_functions(coder, level, step)
+    return [*_slope_functions(coder, level), *_by_steps(coder, level, step)]
+
+
+def _slope_functions(coder: Coder, level: ir.Level) -> list[Function]:
+    """What vanishes at a stationary point that was promised."""
+    return implicit.slope_functions(coder, level) if tests_gradient(level) else []
+
+
+def _by_steps(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
+    """The functions of a level that is a number of steps, known before or decided by a test."""
     match coder.plan.choices[level.name].adjoint:
         case Unroll(update=True):
             return [
@@ -50,7 +60,7 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
 
 
 def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], kept: str) -> Function:
-    parameters = level_parameters(coder, level, ["start", "draw", "gradient", "update"])
+    parameters = level_parameters(coder, level, ["start", "draw", "gradient", "update", "slope"])
     missing = [coder.writer.name(t) for t in coder.plan.facts[level.name].targets]
     adjoint = coder.plan.choices[level.name].adjoint
     missing += leap_reads(coder, level, adjoint) if isinstance(adjoint, Leaping) else []
@@ -60,23 +70,54 @@ def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], 
     return coder.function(f"{level.name}_forward", parameters, doc, body, step.span)
 
 
+def _update(coder: Coder, level: ir.Level, x: str) -> Assign:
+    """The update of one step, along `gradient` or for `next` by itself; copies that have stopped stay."""
+    if moves_by_next(level):
+        call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
+        return Assign(x, stopping.masked(coder, level, call, x))
+    call = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
+    return Assign(f"{x}, solver", stopping.masked(coder, level, call, x))
+
+
+def _gradient(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The gradient of one step, of which `next` has none."""
+    if moves_by_next(level):
+        return []
+    return [Assign("gradient", coder.call(f"{level.name}_gradient", key="keys[step]"))]
+
+
 def _move(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
-    """The gradient and the update of one step, or for `next` the update alone."""
-    if kind(level) == "next":
-        return [Assign(x, coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]"))]
-    gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
-    update = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
-    return [Assign("gradient", gradient), Assign(f"{x}, solver", update)]
+    """The gradient and the update of one step."""
+    return [*_gradient(coder, level), _update(coder, level, x)]
+
+
+def _tested(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The test before a step, where there is one, with the gradient or the step itself where it asks for that."""
+    if not stopping.unrolled(coder, level):
+        return []
+    asked: list[Statement] = []
+    if kind(level) == "fixed point":
+        asked = [Assign("moved", coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]"))]
+    elif tests_gradient(level) and not (level.draws or level.indices):
+        asked = _gradient(coder, level)
+    return [*asked, *stopping.test(coder, level, x), Assign("taken", "taken + active")]
+
+
+def _looped(coder: Coder, level: ir.Level, x: str, inside: list[Statement]) -> list[Statement]:
+    """The loop over the steps of a level; `inside` follows the draws and the test of each step."""
+    steps = steps_text(coder, level)
+    loop = (*step_body(coder, level), *_tested(coder, level, x), *inside)
+    return [*keys(coder, level, steps), *stopping.first(coder, level), Loop("step", f"range({steps})", loop)]
 
 
 def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, ends: bool = False) -> Function:
     """All states, those of the last `window` steps, or with `ends` the first and the last."""
     x = pack(own(coder, level))
-    *gradient, update = _move(coder, level, x)
-    loop: list[Statement] = [*step_body(coder, level), *gradient]
+    gradient = _gradient(coder, level)
+    loop: list[Statement] = [*gradient]
     if adjoint is not None and adjoint.gradient == "kept" and gradient:
         loop.append(Assign("states[-1]", "(*states[-1][:2], gradient)"))
-    loop += [update, Assign("", f"states.append(({x}, solver))")]
+    loop += [_update(coder, level, x), Assign("", f"states.append(({x}, solver))")]
     sparse = adjoint is not None and not coder.plan.facts[level.name].iterates
     window = adjoint.window if adjoint is not None and sparse else None
     dropped = "not keep" if window is None else f"len(states) > ({window + 1} if keep else 1)"
@@ -84,9 +125,8 @@ def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, en
         loop.append(If("len(states) > (2 if keep else 1)", (Assign("", "del states[-2]"),)))
     else:
         loop.append(If(dropped, (Assign("", "del states[0]"),)))
-    steps = steps_text(coder, level)
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
-    body += [Loop("step", f"range({steps})", tuple(loop)), Return("states")]
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *_looped(coder, level, x, loop)]
+    body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all" if window is None else f"those of the last {window} steps")
 
 
@@ -96,13 +136,15 @@ def move_function(coder: Coder, level: ir.Level) -> Function:
     name = x[0] if len(x) == 1 else "variables"
     unpack: list[Statement] = [Assign(", ".join(x), name)] if len(x) > 1 else []
     update = coder.call(f"{level.name}_update", variables=pack(x))
-    if kind(level) == "next":
+    update = stopping.masked(coder, level, update, pack(x))
+    if moves_by_next(level):
         body: list[Statement] = [*unpack, Return(f"{update}, ()")]
     else:
         body = [*unpack, Assign("gradient", coder.call(f"{level.name}_gradient")), Return(update)]
     needed = coder.needs(
         f"{level.name}_gradient", f"{level.name}_update", without=[*x, "variables", "solver", "gradient"]
     )
+    needed += ["active"] * stopping.unrolled(coder, level)
     doc = f"One whole step of {level.name}."
     return coder.function(f"{level.name}_move", [name, "solver", *needed], doc, body, None, 2)
 
@@ -126,10 +168,9 @@ def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
         Assign("", f"states.append(({x}, solver, pull))"),
     )
     plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, solver)]"))
-    steps = steps_text(coder, level)
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
-    loop = (*step_body(coder, level), If("keep", kept), If("not keep", plain))
-    body += [Loop("step", f"range({steps})", loop), Return("states")]
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]")]
+    body += _looped(coder, level, x, [If("keep", kept), If("not keep", plain)])
+    body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all, each with the vjp of the step before it")
 
 
@@ -166,12 +207,13 @@ def _copied_value(coder: Coder, level: ir.Level, solution: ir.Expr) -> str:
 def advance_function(coder: Coder, level: ir.Level) -> Function:
     """The states of the steps first..last, from the state before them."""
     x = pack(own(coder, level))
-    loop: list[Statement] = [*step_body(coder, level), *_move(coder, level, x)]
+    stopped = stopping.unrolled(coder, level)
+    loop: list[Statement] = [*step_body(coder, level), *[stopping.MASK] * stopped, *_move(coder, level, x)]
     loop += [Assign("", f"states.append(({x}, solver))"), If("not keep", (Assign("", "del states[0]"),))]
     body: list[Statement] = [Assign(f"{x}, solver", "state"), Assign("states", "[state]")]
     body += [*keys(coder, level, "last"), Loop("step", "range(first, last)", tuple(loop)), Return("states")]
     inner = level_parameters(coder, level, ["draw", "gradient", "update"])
-    parameters = ["state", "first", "last", *inner, "keep"]
+    parameters = ["state", "first", "last", *["taken"] * stopped, *inner, "keep"]
     doc = f"The states of {level.name} from step first to step last: all, or only the last."
     return coder.function(f"{level.name}_advance", parameters, doc, body, None)
 
@@ -190,6 +232,8 @@ def checkpoint_runs(adjoint: Unroll, steps: str) -> str:
 def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll) -> Function:
     """The states at the checkpoints."""
     x = pack(own(coder, level))
+    if stopping.unrolled(coder, level):
+        return _with_checkpoints_tested(coder, level, step, adjoint)
     steps = steps_text(coder, level)
     advance = coder.call(f"{level.name}_advance", state=f"({x}, solver)", keep="False")
     loop: tuple[Statement, ...] = (
@@ -199,6 +243,17 @@ def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll
     body: list[Statement] = [*begin(coder, level, x), Assign("kept", "[]")]
     body += [Loop("first, last", checkpoint_runs(adjoint, steps), loop)]
     body.append(Return(f"[*kept, ({x}, solver)] if keep else [({x}, solver)]"))
+    return _function(coder, level, step, body, "those at the checkpoints and the last")
+
+
+def _with_checkpoints_tested(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll) -> Function:
+    """The states at the checkpoints that the cap gives, as far as the steps went."""
+    x = pack(own(coder, level))
+    kept = If("keep and step in places", (Assign("", f"kept.append(({x}, solver))"),))
+    places = f"{{first for first, _ in {checkpoint_runs(adjoint, steps_text(coder, level))}}}"
+    body: list[Statement] = [*begin(coder, level, x), Assign("kept, places", f"[], {places}")]
+    body += _looped(coder, level, x, [kept, *_move(coder, level, x)])
+    body += [Assign("states", f"[*kept, ({x}, solver)]"), *stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "those at the checkpoints and the last")
 
 
@@ -277,7 +332,6 @@ def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
     x = pack(own(coder, level))
     names = targets(coder, level)
     wanted = f"({', '.join(names)},)"
-    steps = steps_text(coder, level)
     start = coder.call(f"{level.name}_start")
     function, _ = move_lambda(coder, level)
     carried: tuple[Statement, ...] = (
@@ -288,12 +342,12 @@ def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
         Assign("tangents", f"push_into(lambda {', '.join(names)}: {start}, {wanted}, directions, solver)"),
     )
     body: list[Statement] = [*begin(coder, level, x), Assign("tangents", "()"), If("keep", first)]
-    body += keys(coder, level, steps)
-    loop = (*step_body(coder, level), If("keep", carried), *_move(coder, level, x))
+    loop: list[Statement] = [If("keep", carried), *_move(coder, level, x)]
     if coder.plan.facts[level.name].iterates:
         body.append(Assign("states", f"[({x}, solver, tangents)]"))
-        loop = (*loop, Assign("", f"states.append(({x}, solver, tangents))"))
-        body += [Loop("step", f"range({steps})", loop), Return("states")]
+        loop.append(Assign("", f"states.append(({x}, solver, tangents))"))
+        body += [*_looped(coder, level, x, loop), Return("states")]
         return _function(coder, level, step, body, "all, each with its tangents")
-    body += [Loop("step", f"range({steps})", loop), Return(f"[({x}, solver, tangents)]")]
+    body += [*_looped(coder, level, x, loop), Assign("states", f"[({x}, solver, tangents)]")]
+    body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "the last with its tangents")

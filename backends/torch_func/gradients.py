@@ -256,7 +256,7 @@ def _notes(coder: Coder, level: ir.Level) -> list[str]:
     found: list[str] = []
     for inner in used_levels(coder, level):
         if kind(inner) in ("until", "fixed point"):
-            found.append(f'"{inner.name}.stationarity": {inner.name}_states[-1][2].amax()')
+            found.append(f'"{inner.name}.stationarity": {inner.name}_states[-1][-2].amax()')
         if isinstance(coder.plan.choices[inner.name].adjoint, Implicit):
             found.append(f'"{inner.name}.residual": {inner.name}_residual.amax()')
     return found

@@ -8,8 +8,8 @@ that system back through its derivative in everything else.
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
-from bilevel.backends.torch_func import draws, valued
+from bilevel.backends.source import Assign, Comment, Function, Loop, Return, Statement
+from bilevel.backends.torch_func import draws, stopping, valued
 from bilevel.backends.torch_func.coder import Coder, drawn, own, pack, per
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
 from bilevel.backends.torch_func.steps import begin, count_text, keys, level_parameters, step_body, targets
@@ -116,35 +116,32 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     x = pack(own(coder, level))
     duration = level.phases[-1].duration
     assert isinstance(duration, ir.Until)
-    cap, depth = write(coder.writer, duration.cap), len(level.batched)
+    cap = write(coder.writer, duration.cap)
     body: list[Statement] = [*_cold(coder, level, x)]
+    searches = line_searches(level)
     adjoint = _adjoint(coder, level)
     start = adjoint is not None and adjoint.through is not None  # which may read where the level began
     body += [Assign("first", x)] * start
-    if line_searches(level):
-        body.append(Assign(x, valued.search_text(coder, level, _tolerance(coder, duration), cap)))
+    if searches:
+        body.append(Assign(x, valued.search_text(coder, level, stopping.tolerance(coder, duration), cap)))
     else:
         body += [
             *keys(coder, level, cap),
-            Loop("step", f"range({cap})", tuple(_one_step(coder, level, x, duration, depth))),
+            Assign("active, taken", "True, 0"),
+            Loop("step", f"range({cap})", (*_one_step(coder, level, x), Assign("taken", "taken + active"))),
         ]
-    body += [*_last_slope(coder, level, depth)]
+    body += stopping.last_slope(coder, level)
     if _is_attached(coder, level):
         body += [Comment("from here on a function of what the level reads, whatever path led here")]
-        body.append(Assign(x, coder.call(f"{level.name}_attach", **{_packed(coder, level): x})))
+        body.append(Assign(x, coder.call(f"{level.name}_attach", **{stopping.packed(coder, level): x})))
     solver = "()" if kind(level) == "fixed point" else "solver"
-    body.append(Return(f"[{'(first,), ' * start}({x}, {solver}, slope)]"))
+    body.append(Return(f"[{'(first,), ' * start}({x}, {solver}, slope, {0 if searches else 'taken'})]"))
     operations = ["start", "draw", "slope", "attach", "update", "losses"]
     operations += [] if kind(level) == "fixed point" else ["gradient"]
     parameters = level_parameters(coder, level, operations)
-    parameters = [p for p in parameters if p not in ("slope", "active")]
+    parameters = [p for p in parameters if p not in ("slope", "active", "taken")]
     doc = f"The solution of {level.name}{per(level)}, solver's state, and the largest entry of what should be zero."
     return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span)
-
-
-def _packed(coder: Coder, level: ir.Level) -> str:
-    names = own(coder, level)
-    return names[0] if len(names) == 1 else "variables"
 
 
 def _cold(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
@@ -153,43 +150,16 @@ def _cold(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     return begin(coder, level, x)
 
 
-def _tolerance(coder: Coder, duration: ir.Until) -> str:
-    return write(coder.writer, duration.arguments["tol"]) if "tol" in duration.arguments else "0.0"
-
-
-def _one_step(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: int) -> list[Statement]:
+def _one_step(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     """The test, and a step for the copies that have not met it."""
-    tol = _tolerance(coder, duration)
-    stop: list[Statement] = [If("not bool(active.any())", (Assign("", "break"),))]
     if kind(level) == "fixed point":
         call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
-        test: list[Statement] = [
-            Assign("moved", call),
-            Assign("active", f"largest_each(subtract(moved, {x}), {depth}) > {tol}"),
-        ]
-        return [*step_body(coder, level), *test, *stop, Assign(x, f"where_each(active, moved, {x})")]
-    lines: list[Statement] = [*step_body(coder, level)]
-    lines.append(Assign("gradient", coder.call(f"{level.name}_gradient", key="keys[step]")))
-    lines += _test(coder, level, x, duration, depth, tol)
+        lines: list[Statement] = [*step_body(coder, level), Assign("moved", call), *stopping.test(coder, level, x)]
+        return [*lines, Assign(x, f"where_each(active, moved, {x})")]
+    lines = [*step_body(coder, level), Assign("gradient", coder.call(f"{level.name}_gradient", key="keys[step]"))]
     update = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
-    lines += [*stop, Assign("moved", update), Assign(f"{x}, solver", f"where_each(active, moved, ({x}, solver))")]
-    return lines
-
-
-def _test(coder: Coder, level: ir.Level, x: str, duration: ir.Until, depth: int, tol: str) -> list[Statement]:
-    """Which copies go on, asked every so many steps."""
-    every = duration.arguments.get("every")
-    # With draws, every step follows a batch of its own, and the test asks one batch that is drawn once for the solve.
-    slope = coder.call(f"{level.name}_slope", **{_packed(coder, level): x})
-    tested = slope if level.draws or level.indices else "gradient"
-    found = Assign("active", f"largest_each({tested}, {depth}) > {tol}")
-    return [found] if every is None else [If(f"step % {write(coder.writer, every)} == 0", (found,))]
-
-
-def _last_slope(coder: Coder, level: ir.Level, depth: int) -> list[Statement]:
-    x = _packed(coder, level)
-    slope = coder.call(f"{level.name}_slope", **{x: pack(own(coder, level))})
-    return [Assign("slope", f"largest_each({slope}, {depth})")]
+    moved = f"where_each(active, {update}, ({x}, solver))"
+    return [*lines, *stopping.test(coder, level, x), Assign(f"{x}, solver", moved)]
 
 
 # ---- implicit differentiation --------------------------------------------------------------------------------
@@ -199,7 +169,7 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     """One linear system, and its solution pulled back to the targets."""
     names = targets(coder, level)
     x = pack(own(coder, level))
-    packed = _packed(coder, level)
+    packed = stopping.packed(coder, level)
     body: list[Statement] = (
         [Assign(packed, "states[-1][0]")] if len(level.variables) > 1 else [Assign(x, "states[-1][0]")]
     )
@@ -268,7 +238,7 @@ def _attach(coder: Coder, level: ir.Level) -> Function:
     """The solution with the derivative of the implicit function (right to first order)."""
     adjoint = _adjoint(coder, level)
     assert adjoint is not None
-    packed = _packed(coder, level)
+    packed = stopping.packed(coder, level)
     # The Newton correction -(slope') ^-1 slope has the derivative of the implicit function; its value is taken off.
     stopped = _stopped(coder, level, packed)
     slope = coder.call(f"{level.name}_slope", **{packed: "fixed"})

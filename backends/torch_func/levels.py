@@ -316,8 +316,7 @@ def _solver_call(coder: Coder, level: ir.Level, solver: ir.Solver, x: str, state
 
 def _total(coder: Coder, level: ir.Level) -> str:
     """The steps over which a rate is scheduled: all, or the most that `until` allows."""
-    duration = level.phases[0].duration
-    return f"({write(coder.writer, duration.cap) if isinstance(duration, ir.Until) else steps_text(coder, level)})"
+    return f"({steps_text(coder, level)})"
 
 
 def solver_state(coder: Coder, level: ir.Level, x: str) -> str:

@@ -75,6 +75,19 @@ def where_each(chosen: Tensor, left: Tree, right: Tree) -> Tree:
     )
 
 
+def waiting(value: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """The least value of each copy so far, and how many steps ago it was met: what `plateau` tests.
+
+    A value counts as lower by more than 1e-4 of the least one's size, so that rounding is no progress; the first
+    finite value always counts. `before`: what this gave for the step before, () for the first.
+    """
+    if not before:
+        return value, torch.zeros(value.shape, dtype=torch.int64, device=value.device)
+    least, steps = before
+    fell = torch.isfinite(value) & (~torch.isfinite(least) | (value < least - 1e-4 * least.abs()))
+    return torch.where(fell, value, least), torch.where(fell, 0, steps + 1)
+
+
 def relative_residual(product: Product, v: Tree, b: Tree, depth: int) -> Tensor:
     """|product(v) - b| / |b| for each copy; 0 where b is 0 and v solves it."""
     size = norm_each(b, depth)

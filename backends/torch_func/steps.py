@@ -11,11 +11,12 @@ from bilevel.backends.torch_func.coder import (
     drawn,
     is_warm,
     own,
+    solutions,
     step_settings,
 )
 from bilevel.backends.torch_func.expressions import write
 from bilevel.backends.torch_func.levels import solver_state
-from bilevel.kinds import kind
+from bilevel.kinds import moves_by_next
 
 
 def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -39,8 +40,8 @@ def count_text(level: ir.Level) -> str:
 
 def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
     """What a solve of the level needs from outside."""
-    local = [*own(coder, level), *drawn(coder, level), "variables", "solver", "gradient", "count", "step", "level_key"]
-    local += [counter(coder, level) or ""]
+    local = [*own(coder, level), *solutions(coder, level), *drawn(coder, level), counter(coder, level) or ""]
+    local += ["variables", "solver", "gradient", "count", "step", "level_key"]
     functions = [f"{level.name}_{o}" for o in operations]
     found = coder.needs(*functions, without=local)
     settings = [p for p in step_settings(coder, level) if p not in found and p not in local]
@@ -56,7 +57,7 @@ def targets(coder: Coder, level: ir.Level) -> list[str]:
 
 def uses_keys(coder: Coder, level: ir.Level) -> bool:
     """Whether the steps of a level need keys of their own."""
-    inner = coder.known.get(f"{level.name}_{'update' if kind(level) == 'next' else 'gradient'}", ())
+    inner = coder.known.get(f"{level.name}_{'update' if moves_by_next(level) else 'gradient'}", ())
     return bool(level.draws or level.indices) or "key" in inner
 
 
@@ -68,7 +69,7 @@ def keys(coder: Coder, level: ir.Level, count: str) -> list[Statement]:
 def begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     """The start, or for a warm level the end of the solve before."""
     start = coder.call(f"{level.name}_start")
-    state = "()" if kind(level) == "next" else solver_state(coder, level, x)
+    state = "()" if moves_by_next(level) else solver_state(coder, level, x)
     cold: list[Statement] = [Assign(x, start), Assign("solver", state)]
     if not is_warm(level):
         return cold

@@ -17,6 +17,7 @@ Reason = Literal["", "class", "semantics", "solver", "path", "smooth", "version"
 
 
 SEARCHED = "step lengths that `lbfgs` searches for have no derivative; the point it ends at has, by `ift`"
+UNCOUNTED = "a test decides how many steps there are, for every copy by itself"
 
 
 @dataclass(frozen=True, slots=True)

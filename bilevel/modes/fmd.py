@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.kinds import line_searches
-from bilevel.modes.base import SEARCHED, Class, Tangents, Verdict
+from bilevel.kinds import kind, line_searches, stops, tests_gradient
+from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Tangents, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ class ForwardMode:
             return Verdict(False, "path", "no derivative of its solution is wanted")
         if line_searches(level):
             return Verdict(False, "solver", SEARCHED)
-        if not isinstance(level.phases[-1].duration, ir.Steps):
-            return Verdict(False, "semantics", "`until` promises the stationary point, not the result of some steps")
+        if kind(level) == "closed form":
+            return Verdict(False, "semantics", "the level is solved by no steps")
+        if stops(level) and facts.iterates:
+            return Verdict(False, "path", UNCOUNTED, "B505")
         return Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
-        return "exact"
+        return "biased" if tests_gradient(level) else "exact"
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Tangents | None:
         return Tangents()

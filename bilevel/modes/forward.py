@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.modes.base import Class, Verdict
+from bilevel.kinds import stops
+from bilevel.modes.base import UNCOUNTED, Class, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Forward:
         if facts.targets:
             names = ", ".join(facts.targets)
             return Verdict(False, "path", f"the objective of `{level.parent}` needs the derivative in {names}")
+        if stops(level) and facts.iterates:
+            return Verdict(False, "path", UNCOUNTED, "B505")
         return Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.kinds import kind, tests_gradient
+from bilevel.kinds import kind, stops, tests_gradient
 from bilevel.modes.base import Class, Implicit, Verdict
 
 Method = Literal["cg", "neumann", "gmres", "nystrom", "exact"]
@@ -61,6 +61,8 @@ class ImplicitMode:
             return Verdict(False, "path", "no derivative of its solution is wanted")
         if kind(level) == "closed form":
             return Verdict(False, "semantics", "a closed form is differentiated by substitution")
+        if stops(level) and not tests_gradient(level):
+            return Verdict(False, "semantics", "this test promises no stationary point, only as many steps as it took")
         if facts.iterates:
             return Verdict(False, "path", "an iterate is read, and `ift` knows only the solution", "B505")
         if self.through is not None:

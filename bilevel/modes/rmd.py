@@ -11,8 +11,8 @@ from typing import Literal
 
 from bilevel import ir
 from bilevel.facts import LevelFacts
-from bilevel.kinds import line_searches
-from bilevel.modes.base import SEARCHED, Class, Unroll, Verdict
+from bilevel.kinds import kind, line_searches, stops, tests_gradient
+from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Unroll, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,10 @@ class Reverse:
             return Verdict(False, "path", "no derivative of its solution is wanted")
         if line_searches(level):
             return Verdict(False, "solver", SEARCHED)
-        if not isinstance(level.phases[-1].duration, ir.Steps):
-            return Verdict(False, "semantics", "`until` promises the stationary point, not the result of some steps")
+        if kind(level) == "closed form":
+            return Verdict(False, "semantics", "the level is solved by no steps")
+        if stops(level) and (self.window is not None or facts.iterates):
+            return self._uncounted(facts)
         held = [t for t in facts.targets if t not in (*facts.entering("start", "solver"), *facts.elsewhere)]
         if self.order == 1 and held:
             why = f"`{held[0]}` enters only the inner gradient, which order = 1 holds constant"
@@ -55,6 +57,12 @@ class Reverse:
         if self.update:
             return self._windows(level)
         return self._storage(facts)
+
+    def _uncounted(self, facts: LevelFacts) -> Verdict:
+        """What needs a number of steps that all copies share."""
+        if facts.iterates:
+            return Verdict(False, "path", UNCOUNTED, "B505")
+        return Verdict(False, "semantics", f"a window is a number of steps, and {UNCOUNTED}", "B506")
 
     def _windows(self, level: ir.Level) -> Verdict:
         """`update = each` cuts a whole number of windows, and goes with `window` and `order` alone."""
@@ -80,7 +88,7 @@ class Reverse:
         if self.update:
             return "surrogate"
         cut = self.window is not None and self.window < steps_of(level)
-        return "biased" if self.order == 1 or cut else "exact"
+        return "biased" if self.order == 1 or cut or tests_gradient(level) else "exact"
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Unroll | None:
         needs_value = not facts.linear or bool(facts.entering("solver"))

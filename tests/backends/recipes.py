@@ -346,6 +346,81 @@ level top {
     "move : ift(linear = exact)",
 )
 
+STOPPED = """
+use d = points(count = 4)
+level top {
+  x : real[3] from [0.2, -0.1, 0.4]
+  r : real in positive from 0.15
+  each t ~ d.all[3]
+  level fit {
+    w : real[3] from x
+    b ~ d.all[2]
+    minimize 0.5 * sqnorm(w - x * t.y) + 0.1 * sum(w^4) + 0.1 * mean(b.y) * sum(w)
+    by adam(lr = r) until TEST within 10 steps
+  }
+  minimize mean[t] sqnorm(w - 1)
+  by sgd(lr = 0.1) for 2 steps
+}"""
+for _name, _test in (
+    ("below", "below(sqnorm(w - x * t.y), 0.02 + 0.01 * t.y^2)"),
+    ("below_a_batch", "below(mean((dot(b.x, w) - b.y)^2), 0.05)"),
+    ("plateau", "plateau(sqnorm(w - x * t.y), patience = 2)"),
+    ("stationary", "stationary(0.1)"),
+):
+    for _mode in ("rmd", "rmd(checkpoint = binomial)", "fmd"):
+        _spelled = STOPPED.replace("TEST", _test)
+        _add(f"stopped_{_name}_{_mode.translate(str.maketrans(' =()', '____'))}", _spelled, f"fit : {_mode}")
+_add(
+    "stopped_in_stopped",
+    """
+level top {
+  x : real from 0.7
+  each t ~ normal(1, 0.3)[2]
+  level middle {
+    y : real in positive from x^2
+    level low {
+      w : real from 0.1
+      minimize 0.5 * (w - x * y * t)^2 + 0.1 * w^4
+      by sgd(lr = 0.2, momentum = 0.3) until below((w - x * y)^2, 0.05) within 12 steps
+    }
+    minimize (w - 1)^2 + (y - x)^2
+    by adam(lr = 0.1) until plateau((y - 1)^2, patience = 1) within 5 steps
+  }
+  minimize mean[t] (y - 2)^2
+  by sgd(lr = 0.1) for 2 steps
+}""",
+)
+_add(
+    "moved_until_below",
+    """
+level top {
+  x : real from 0.7
+  each s ~ normal(0, 1)[3]
+  level move {
+    w : real from x
+    v : real from 0.2
+    by next(w = 0.5 * w + s * v, v = cos(w) * x) until below(w^2, 0.3 * s^2) within 9 steps
+  }
+  minimize mean[s] (w - v)^2 + x^2
+  by sgd(lr = 0.1) for 2 steps
+}""",
+)
+_add(
+    "fixed_point_by_steps",
+    """
+level top {
+  x : real from 0.7
+  each s ~ normal(0, 1)[2]
+  level move {
+    w : real[2] from x
+    by next(0.5 * cos(x * s * w) + 0.1 * x) until stationary(0.01) within 50 steps
+  }
+  minimize mean[s] sqnorm(w - 1) + x^2
+  by sgd(lr = 0.1) for 2 steps
+}""",
+    "move : rmd(checkpoint = 3)",
+)
+
 # ---- functions -----------------------------------------------------------------------------------------------
 
 

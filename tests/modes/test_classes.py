@@ -113,9 +113,6 @@ def test_a_closed_form_is_exact() -> None:
 
 
 @pytest.mark.parametrize("mode", ("rmd", "fmd"))
-@pytest.mark.xfail(
-    strict=True, reason="rmd and fmd over the steps taken are refused for `until`; the table has them as biased"
-)
 def test_until_unrolled_is_biased(mode: str) -> None:
     assert plan_text(text(UNTIL, mode)).choices["fit"].exactness == "biased"
 
