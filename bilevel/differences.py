@@ -29,7 +29,7 @@ NUMBERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """Difference quotients of the objective of an outermost level, as the level minimises it, for fixed draws."""
+    """Difference quotients of the objective of an outermost level, as the recipe writes it, for fixed draws."""
 
     phase: Any
     state: Any

@@ -59,7 +59,9 @@ class Program:
         return self.phases[-1].step
 
     def hypergradient(self, seed: int = 0, phase: str | None = None) -> dict[str, Any]:
-        """The gradient that the first step would follow, by variable, in free coordinates; no step is taken.
+        """The gradient of the objective before the first step, by variable, in free coordinates; no step is taken.
+
+        It is that of the objective as the recipe writes it: `minimize` follows it down, `maximize` up.
 
         Phases before `phase` (the last by default) are not run: their solutions are their starts.
         """

@@ -35,7 +35,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one step sees: the objective as it is minimised, its hypergradient, and the ends of warm levels."""
+    """What one step sees: the objective as the recipe writes it, its hypergradient, and the ends of warm levels."""
 
     value: Tensor
     hypergradient: dict[str, Tree]
@@ -63,7 +63,9 @@ def step_values(
     inside = step_scope(scope, level, level_key, state_values.step)
     x = {name: _as_variable(tree) for name, tree in state_values.variables.items()}
     found = gradient(inside, level, x, fold(level_key, state_values.step), state_values.ends)
-    return Found(found.value.detach(), detached(found.by_name), found.ends)
+    sign = -1.0 if level.objective is not None and level.objective.sense == "maximize" else 1.0
+    own = leafwise(lambda leaf: sign * leaf.detach(), found.by_name)
+    return Found(sign * found.value.detach(), own, found.ends)
 
 
 def begin(plan: Plan, parts: Mapping[str, Any], key: Tensor, phase: str, known: Mapping[str, Tree]) -> State:

@@ -48,7 +48,7 @@ DOMAINS: dict[str, tuple[Callable[..., sympy.Expr], Callable[..., sympy.Expr]]] 
 
 @dataclass(frozen=True, slots=True)
 class Unrolled:
-    """The outer objective (as minimised) in the free coordinates of the outer variables, and where those start."""
+    """The outer objective as the recipe writes it, in the free coordinates of the outer variables, and where those start."""
 
     objective: sympy.Expr
     variables: dict[str, sympy.Symbol]
@@ -87,7 +87,9 @@ def unroll(program: ir.Program) -> Unrolled:
     variables = {v.name: sympy.Symbol(v.name, real=True) for v in level.variables}
     start = {v.name: _free(v, _start(v, known)) for v in level.variables}
     natural = {v.name: _natural(v, variables[v.name]) for v in level.variables}
-    return Unrolled(_objective(level, {**known, **natural}), variables, start)
+    objective = _objective(level, {**known, **natural})
+    maximised = level.objective is not None and level.objective.sense == "maximize"
+    return Unrolled(-objective if maximised else objective, variables, start)
 
 
 def rational(value: object) -> sympy.Expr:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import stopping
-from bilevel.backends.torch_func.coder import Coder, domain_call, is_warm, own, pack, steps_text
+from bilevel.backends.torch_func.coder import Coder, domain_call, is_warm, is_windowed, own, pack, steps_text
 from bilevel.backends.torch_func.forward import checkpoint_count
 from bilevel.backends.torch_func.implicit import pullback_body
 from bilevel.backends.torch_func.steps import count_text, keys, step_body, targets
@@ -95,11 +95,6 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
         case "even" | "binomial":
             body += _over_checkpoints(coder, level, adjoint, names)
     return body if cut else [*body, *_pull_start(coder, level)]
-
-
-def _windowed(coder: Coder, level: ir.Level) -> bool:
-    adjoint = coder.plan.choices[level.name].adjoint
-    return isinstance(adjoint, Unroll) and adjoint.update
 
 
 def _over_window(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
@@ -222,7 +217,7 @@ def _parameters(coder: Coder, level: ir.Level, targets: list[str]) -> list[str]:
     cotangents = [f"d_{coder.writer.name(f'@{n}' if facts.iterates else n)}" for n in level.names]
     given = [p for p in coder.known[f"{level.name}_forward"] if p not in ("keep", "key")]
     missing = [t for t in targets if t not in given]
-    return ["states", *cotangents, *given, *missing, *(["first"] * _windowed(coder, level)), "key"]
+    return ["states", *cotangents, *given, *missing, *(["first"] * is_windowed(coder.plan, level)), "key"]
 
 
 def _initial(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -232,7 +227,7 @@ def _initial(coder: Coder, level: ir.Level) -> list[Statement]:
     if coder.plan.facts[level.name].iterates:
         for variable in level.variables:
             value = coder.writer.name(variable.name)
-            last = "first + len(states) - 1" if _windowed(coder, level) else "-1"
+            last = "first + len(states) - 1" if is_windowed(coder.plan, level) else "-1"
             lines.append(Assign(f"d_{value}", f"d_{value}_at[{last}]"))
     lines += _to_free(coder, level, "states[-1][0]")
     if len(names) > 1:
@@ -368,7 +363,7 @@ def _reverse(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Stat
 
 def _inject(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
     """The cotangent that the outer objective gives the iterate before this step."""
-    if _windowed(coder, level):
+    if is_windowed(coder.plan, level):
         # Only the start is an iterate of the window that stands before its first step, and of the first window alone.
         return [
             If(
@@ -413,7 +408,7 @@ def _pull_start(coder: Coder, level: ir.Level) -> list[Statement]:
     if not through or is_warm(level):
         return []
     cotangent = _packed_cotangent(own(coder, level))
-    alone = [] if _windowed(coder, level) else _start_only(coder, level)
+    alone = [] if is_windowed(coder.plan, level) else _start_only(coder, level)
     left = ", ".join(f"d_{t}" if t in alone else f"more_{t}" for t in through)
     return [
         Assign("_, pull", f"vjp(lambda {', '.join(through)}: {coder.call(start)}, {', '.join(through)})"),

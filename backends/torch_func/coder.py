@@ -9,6 +9,7 @@ from bilevel.backends.source import Assign, Function, Statement, words
 from bilevel.backends.torch_func import draws
 from bilevel.backends.torch_func.expressions import Writer, parameters_of, write
 from bilevel.errors import Span
+from bilevel.modes import Unroll
 from bilevel.plan import Plan
 
 
@@ -83,6 +84,12 @@ def active_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
 def is_pulled(coder: Coder, inner: ir.Level) -> bool:
     """Whether a level has a pullback: inside `next` it is differentiated together with the step around it."""
     return f"{inner.name}.pullback" in coder.plan.graph
+
+
+def is_windowed(plan: Plan, inner: ir.Level) -> bool:
+    """Whether a level inside is differentiated window by window, each followed by a step of the level around it."""
+    adjoint = plan.choices[inner.name].adjoint
+    return isinstance(adjoint, Unroll) and adjoint.update
 
 
 def counter(coder: Coder, level: ir.Level) -> str | None:

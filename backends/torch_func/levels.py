@@ -15,6 +15,7 @@ from bilevel.backends.torch_func.coder import (
     domain_call,
     drawn,
     is_pulled,
+    is_windowed,
     own,
     pack,
     per,
@@ -34,7 +35,7 @@ from bilevel.backends.torch_func.expressions import (
 )
 from bilevel.errors import Span
 from bilevel.kinds import is_searched, kind
-from bilevel.modes import Leaping, Unroll
+from bilevel.modes import Leaping
 from bilevel.plan import Step
 
 # ---- start and draw ------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def objective_function(coder: Coder, step: Step) -> Function:
     assert level.objective is not None
     value = level.objective.value
     coder.writer.maximised = level.objective.sense == "maximize"
-    coder.writer.windowed = frozenset(n for i in level.levels if _is_windowed(coder, i) for n in i.names)
+    coder.writer.windowed = frozenset(n for i in level.levels if is_windowed(coder.plan, i) for n in i.names)
     text = write(coder.writer, value)
     reads = free_reads(value) | draws.axis_values(coder.program, level.batched)
     axes = (f"@{level.name}",) if is_searched(level) else level.batched
@@ -128,11 +129,6 @@ def objective_function(coder: Coder, step: Step) -> Function:
     )
     negative = ", as a negative number" if level.objective.sense == "maximize" else ""
     return coder.function(f"{level.name}_objective", [*first, *rest], f"{doc}{negative}.", [Return(text)], step.span)
-
-
-def _is_windowed(coder: Coder, inner: ir.Level) -> bool:
-    adjoint = coder.plan.choices[inner.name].adjoint
-    return isinstance(adjoint, Unroll) and adjoint.update
 
 
 def inner_names(coder: Coder, level: ir.Level) -> list[str]:

@@ -60,7 +60,7 @@ def step_function(coder: Coder, step: Step) -> Function:
     ]
     x = pack(own(coder, level))
     body += _moved(coder, level, x)
-    value = "-value" if level.objective is not None and level.objective.sense == "maximize" else "value"
+    value = "-value" if _maximised(level) else "value"
     body.append(Return(f"State(state.step + 1, {x}, solver, ends, notes), {value}"))
     parameters = ["state", "key", *outside(coder, level)]
     doc = f"One step of {level.name}: the next state, and the objective before the step."
@@ -115,11 +115,24 @@ def hypergradient_function(coder: Coder, step: Step) -> Function:
         *_ends(coder, level),
         *_draws(coder, level),
         *_first_window(coder, level),
-        Return(f"{coder.call(f'{level.name}_gradient')}[:2]"),
+        *_hypergradient(coder, level),
     ]
     parameters = ["state", "key", *outside(coder, level)]
-    doc = f"The gradient that the next step of {level.name} would follow, and what is minimised; no step is taken."
+    follows = "climb" if _maximised(level) else "follow"
+    doc = f"The gradient that the next step of {level.name} would {follows}, and the objective; no step is taken."
     return coder.function(f"{level.name}_hypergradient", parameters, doc, body, step.span, len(parameters))
+
+
+def _maximised(level: ir.Level) -> bool:
+    return level.objective is not None and level.objective.sense == "maximize"
+
+
+def _hypergradient(coder: Coder, level: ir.Level) -> list[Statement]:
+    """Gradient and value of the objective as the recipe writes it, whether it is minimised or maximised."""
+    found = f"{coder.call(f'{level.name}_gradient')}[:2]"
+    if not _maximised(level):
+        return [Return(found)]
+    return [Assign("gradient, value", found), Return("negative(gradient), -value")]
 
 
 def outside(coder: Coder, level: ir.Level) -> list[str]:

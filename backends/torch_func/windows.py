@@ -10,7 +10,16 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
-from bilevel.backends.torch_func.coder import Coder, domain_call, own, pack, solutions, steps_text, to_values
+from bilevel.backends.torch_func.coder import (
+    Coder,
+    domain_call,
+    is_windowed,
+    own,
+    pack,
+    solutions,
+    steps_text,
+    to_values,
+)
 from bilevel.backends.torch_func.expressions import list_key
 from bilevel.backends.torch_func.gradients import back_to_free, values_with_pulls
 from bilevel.backends.torch_func.levels import own_lists, per_element
@@ -21,11 +30,12 @@ from bilevel.plan import Plan, Step
 
 def windowed(plan: Plan, level: ir.Level) -> tuple[ir.Level, Unroll] | None:
     """The level inside that is differentiated window by window, with how; None where there is none."""
-    for inner in level.levels:
-        adjoint = plan.choices[inner.name].adjoint
-        if isinstance(adjoint, Unroll) and adjoint.update:
-            return inner, adjoint
-    return None
+    inner = next((i for i in level.levels if is_windowed(plan, i)), None)
+    if inner is None:
+        return None
+    adjoint = plan.choices[inner.name].adjoint
+    assert isinstance(adjoint, Unroll)
+    return inner, adjoint
 
 
 def begin_function(coder: Coder, inner: ir.Level) -> Function:

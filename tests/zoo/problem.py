@@ -20,8 +20,8 @@ STEP = 1e-30  # a complex step subtracts nothing, so it may be as small as one l
 class Problem:
     """A recipe with one outermost level to differentiate.
 
-    `start`: its variables in free coordinates, where the hypergradient is taken. `value`: what the level
-    minimises, by a loop written by hand. `gradient`: the hypergradient by hand, where there is a formula.
+    `start`: its variables in free coordinates, where the hypergradient is taken. `value`: the
+    objective as the recipe writes it, by a loop written by hand. `gradient`: the hypergradient by hand, where there is a formula.
     `adjoints`: "product gradient" of every differentiated level, as the plan must have chosen them.
     """
 

@@ -129,8 +129,8 @@ level tune {{
   by sgd(lr = 0.1) for 2 steps
 }}""",
     start={"lam": 0.3},
-    value=lambda lam: outer(descend(H + lam * I3, h, np.full(3, 0.1), 0.05, 7)[-1]),
-    gradient=lambda lam: {"lam": outer_gradient(ridge_solution(lam, 7)[0]) @ ridge_solution(lam, 7)[1]},
+    value=lambda lam: -outer(descend(H + lam * I3, h, np.full(3, 0.1), 0.05, 7)[-1]),
+    gradient=lambda lam: {"lam": -outer_gradient(ridge_solution(lam, 7)[0]) @ ridge_solution(lam, 7)[1]},
     adjoints={"fit": "mixed unused"},
     parts=MATRICES,
 )

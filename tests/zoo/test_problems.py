@@ -57,8 +57,9 @@ def test_every_adjoint_is_met_by_some_problem() -> None:
     assert met == {"mixed unused", "mixed again", "reverse unused", "reverse again", "none unused", "none kept"}
 
 
-def test_one_step_moves_along_the_hypergradient() -> None:
-    """`step` and `hypergradient` are two functions; what is checked must be what is followed."""
+@pytest.mark.parametrize(("goal", "down"), (("minimize w^2", 0.1), ("maximize -w^2", -0.1)))
+def test_one_step_moves_along_the_hypergradient(goal: str, down: float) -> None:
+    """`step` and `hypergradient` are two functions; what is checked must be what is followed, in the recipe's sense."""
     phase = compile_text(
         """recipe follows
 level top {
@@ -68,9 +69,9 @@ level top {
     minimize 0.5 * (w - x^2)^2
     by sgd(lr = 0.2) for 3 steps
   }
-  minimize w^2
+  GOAL
   by sgd(lr = 0.1) for 5 steps
-}"""
+}""".replace("GOAL", goal)
     ).phase
     key = torch.tensor(0)
     state = phase.begin(key)
@@ -78,7 +79,8 @@ level top {
         gradient, before = phase.hypergradient(state, key)
         moved, value = phase.step(state, key)
         assert torch.equal(value, before)
-        assert torch.equal(moved.x, state.x - 0.1 * gradient)
+        assert (value > 0) == (down > 0)
+        assert torch.equal(moved.x, state.x - down * gradient)
         assert moved.step == state.step + 1
         state = moved
 
