@@ -739,7 +739,7 @@ def build(net, tasks, device="cpu", dtype=torch.float32):
         return torch_optimize(torch.optim.Adam, {"lr": 0.001}, theta, solver, gradient)
 
     def meta_hypergradient(state, key):  # maml.bl:20
-        """The gradient that the next step of meta would follow, and what is minimised; no step is taken."""
+        """The gradient that the next step of meta would follow, and the objective; no step is taken."""
         level_key = fold(key, "meta")
         key = fold(level_key, state.step)
         theta = state.x

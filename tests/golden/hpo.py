@@ -841,7 +841,7 @@ def build(net, data, device="cpu", dtype=torch.float32):
         return torch_optimize(torch.optim.Adam, {"lr": 0.01}, variables, solver, gradient)
 
     def tune_hypergradient(state, key):  # hpo.bl:19
-        """The gradient that the next step of tune would follow, and what is minimised; no step is taken."""
+        """The gradient that the next step of tune would follow, and the objective; no step is taken."""
         level_key = fold(key, "tune")
         key = fold(level_key, state.step)
         decay_free, lr_free = state.x
