@@ -152,7 +152,7 @@ def _placed(part: Any, use: ir.Use, device: torch.device, dtype: torch.dtype) ->
     if isinstance(part, tuple | list):
         items = [_placed(item, use, device, dtype) for item in part]
         return type(part)(*items) if hasattr(part, "_fields") else items
-    return part.to(device, dtype) if hasattr(part, "sample") else part
+    return part.to(device, dtype) if callable(getattr(part, "to", None)) else part  # streams, frozen networks
 
 
 def _is_record(part: Any) -> bool:

@@ -1,22 +1,24 @@
-"""The pictures of DATA.md: `python -m bilevel.recipes.pictures` writes one PNG for each data set.
+"""The pictures of DATA.md: `python -m bilevel.recipes.pictures [NAME ...]` writes one PNG for each data set.
 
-Fixed keys, so that a picture changes only when its data does.
+Here those of images; `derived_pictures` has what is made out of them, `number_pictures` all else. Fixed keys, so that a picture changes only when its data does.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bilevel.backends.torch_func.keyed import fold, make_key
+from bilevel.backends.torch_func.keyed import make_key
 from bilevel.recipes.digits import digits
 from bilevel.recipes.glyph_store import glyph_images
 from bilevel.recipes.glyphs import glyphs
+from bilevel.recipes.noise import corrupted, symmetric
 from bilevel.recipes.records import Samples
-from bilevel.recipes.sine import sine
 
 FOLDER = Path(__file__).with_name("pictures")
 
@@ -26,23 +28,6 @@ def mosaic(images: Tensor, gap: int = 2) -> Tensor:
     framed = torch.nn.functional.pad(1.0 - images, (0, gap, 0, gap), value=1.0)
     rows, columns, height, width = framed.shape
     return framed.permute(0, 2, 1, 3).reshape(rows * height, columns * width)
-
-
-def draw_sine() -> Figure:
-    """Three tasks: the wave, its support and its query."""
-    task = sine().train.to("cpu", torch.float64).sample(fold(make_key(5), torch.arange(3)))
-    dense = sine(shots=2_000).train.to("cpu", torch.float64).sample(fold(make_key(5), torch.arange(3)))
-    figure = Figure(figsize=(9, 2.6), layout="constrained")
-    for position, axes in enumerate(figure.subplots(1, 3, sharey=True)):
-        order = dense.support.x[position, :, 0].argsort()
-        axes.plot(dense.support.x[position, order, 0], dense.support.y[position, order, 0], color="0.8")
-        axes.plot(task.support.x[position], task.support.y[position], "o", label="support")
-        axes.plot(task.query.x[position], task.query.y[position], "x", label="query")
-        axes.set(title=f"task {position + 1}", xlabel="x")
-    figure.axes[0].set_ylabel("y")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
-    return figure
 
 
 def draw_digits() -> Figure:
@@ -63,6 +48,18 @@ def draw_glyphs() -> Figure:
     return _picture(panels, (6.4, 9.2))
 
 
+def draw_corrupted() -> Figure:
+    """Training images by the label that is given; wrong ones have a dark background."""
+    train = corrupted(digits(28), symmetric(0.5)).train
+    rows = []
+    for label in range(10):
+        some = torch.nonzero(train.y == label)[:12, 0]
+        wrong = (train.clean[some] != label)[:, None, None]
+        images = train.x[some, 0]
+        rows.append(torch.where(wrong, 0.35 + 0.65 * images, images))
+    return _picture([("given labels 0-9, half of them wrong (grey)", mosaic(torch.stack(rows)))], (4.2, 3.8))
+
+
 def _by_class(samples: Samples) -> Tensor:
     """A row for each class, and room to the right."""
     return torch.nn.functional.pad(mosaic(samples.x.reshape(5, -1, 28, 28), gap=4), (0, 28), value=1.0)
@@ -79,12 +76,16 @@ def _picture(panels: list[tuple[str, Tensor]], size: tuple[float, float]) -> Fig
     return figure
 
 
-def write_pictures() -> None:
-    """All pictures into `FOLDER`."""
+def write_pictures(names: Sequence[str]) -> None:
+    """The pictures of these data sets, or all, into `FOLDER`."""
+    from bilevel.recipes import derived_pictures, number_pictures
+
     FOLDER.mkdir(exist_ok=True)
-    for name, draw in (("sine", draw_sine), ("digits", draw_digits), ("glyphs", draw_glyphs)):
-        draw().savefig(FOLDER / f"{name}.png", dpi=100, metadata={"Software": None})
+    every = {"digits": draw_digits, "corrupted": draw_corrupted, "glyphs": draw_glyphs}
+    every |= number_pictures.PICTURES | derived_pictures.PICTURES
+    for name in names or every:
+        every[name]().savefig(FOLDER / f"{name}.png", dpi=100, metadata={"Software": None})
 
 
 if __name__ == "__main__":
-    write_pictures()
+    write_pictures(sys.argv[1:])

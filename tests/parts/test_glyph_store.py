@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 
 from bilevel.errors import RecipeError
-from bilevel.recipes import glyph_store, glyph_writers
-from bilevel.recipes.glyph_store import GlyphImages, cache_folder, glyph_images
+from bilevel.recipes import glyph_writers
+from bilevel.recipes.glyph_store import GlyphImages, glyph_images
+from bilevel.recipes.store import Kept, cache_folder, progress
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +148,9 @@ def test_without_an_absolute_folder_the_home_is_used(value: str, monkeypatch: py
 
 def test_lines_without_a_terminal_and_a_bar_on_one() -> None:
     plain, coloured = io.StringIO(), io.StringIO()
+    entry = Kept("glyphs", "images", "drawing", "", (), (), 100)
     for file, terminal in ((plain, False), (coloured, True)):
-        with glyph_store._progress(Console(file=file, force_terminal=terminal), 100) as advance:
+        with progress(Console(file=file, force_terminal=terminal), entry) as advance:
             for _ in range(10):
                 advance(10)
     assert plain.getvalue().splitlines() == [

@@ -13,10 +13,11 @@ from torch import Tensor
 from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.errors import RecipeError
 from bilevel.recipes.glyph_classes import FILE, FONTS, classes_text, font_path, fonts_of, read_classes
-from bilevel.recipes.glyph_store import glyph_images, some_classes, split_hash
+from bilevel.recipes.glyph_store import glyph_images, some_classes
 from bilevel.recipes.glyph_writers import draw_classes
 from bilevel.recipes.glyphs import GlyphTasks, glyphs
 from bilevel.recipes.records import Task, TaskSplits
+from bilevel.recipes.store import tensor_hash
 
 KEYS = fold(make_key(0), torch.arange(6).reshape(2, 3))
 WAYS, SHOTS, QUERIES, WRITERS, CLASSES = 3, 2, 3, 6, 5
@@ -182,5 +183,5 @@ def test_nearest_neighbour_is_as_calibrated(ways: int, shots: int, expected: flo
 @pytest.mark.slow
 @pytest.mark.skipif(features.version("freetype2") != "2.14.3", reason="another FreeType draws other bytes")
 def test_images_are_those_of_the_published_hashes() -> None:
-    found = {name: split_hash(split)[:16] for name, split in glyph_images()._asdict().items()}
+    found = {name: tensor_hash(split)[:16] for name, split in glyph_images()._asdict().items()}
     assert found == {"train": "1629060269ef18b0", "val": "eb71c6918bba4df4", "test": "74b9b64db0aee559"}
