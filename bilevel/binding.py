@@ -6,6 +6,7 @@ compiled networks, B304, B305, B603.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,9 @@ def _evaluate(
             return built[name]
         case nodes.Name(name) if name in registry.entries:
             return registry.entries[name].build
+        case nodes.Call(nodes.Name("pair"), arguments):
+            fields = {a.name or "": _evaluate(a.value, registry, built, numbers) for a in arguments}
+            return namedtuple("Pair", fields)(**fields)
         case nodes.Call(nodes.Name(name), arguments):
             return _construct(value, name, arguments, registry, built, numbers)
     number = constant(value, numbers)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bilevel import ir
-from bilevel.dsl.datatypes import Array, Tree
+from bilevel.dsl.datatypes import Array, ListType, Tree
 from bilevel.equations import duration, equation, solver
 from bilevel.errors import fail
 from bilevel.kinds import kind, tests_gradient
@@ -100,6 +100,8 @@ def tree_size(type_: Tree, parts: Parts) -> int:
 def _copies(program: ir.Program, axis: str) -> str:
     index = next(i for lv in program.walk_levels() for i in lv.indices if i.name == axis)
     source = index.source
+    if isinstance(source.type, ListType) and not isinstance(source, ir.Sample):
+        return str(source.type.size)
     return source.count.span.text if isinstance(source, ir.Sample) and source.count is not None else axis
 
 
@@ -130,7 +132,8 @@ def _one_step(plan: Plan, level: ir.Level) -> Iterator[str]:
 def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, str]]:
     pad = "  " * depth
     for index in level.indices:
-        yield f"{pad}draw", f"{index.name} from {index.source.span.text}", "one vmap over its copies"
+        how = "one after the other" if isinstance(index.source.type, ListType) else "one vmap over its copies"
+        yield f"{pad}draw", f"{index.name} from {index.source.span.text}", how
     for draw in level.draws:
         if draw.name == ir.NOISE:
             yield f"{pad}draw", f"{draw.name} of {draw.source.span.text}", f"one key{_each(level)}; none in reports"

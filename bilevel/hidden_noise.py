@@ -12,7 +12,7 @@ from torch import nn
 
 from bilevel import ir
 from bilevel.backends.torch_func.dropout import is_dropout
-from bilevel.dsl.datatypes import ListType
+from bilevel.dsl.datatypes import ListType, Record, Type
 from bilevel.dsl.noises import is_noisy
 from bilevel.errors import RecipeError, fail
 
@@ -24,11 +24,24 @@ INSIDE = (nn.MultiheadAttention, nn.RNNBase)
 def check_noise(module: nn.Module, use: ir.Use) -> None:
     """B603: a module that draws noise is no function of its inputs."""
     active = [layer for layer in module.modules() if layer.training and _probability(layer) > 0]
-    listed = use.type.items if isinstance(use.type, ListType) else (use.type,)
-    keyed = any(map(is_noisy, listed))
+    keyed = any(map(is_noisy, _networks(use.type)))
     hidden = [layer for layer in active if not (keyed and is_dropout(layer))]
     if hidden:
         raise _refused(use, hidden, all(map(is_dropout, active)))
+
+
+def _networks(type_: Type) -> Iterator[Type]:
+    """The parts in a part: itself, those of a list, those of a pair."""
+    match type_:
+        case ListType(items):
+            inside = items
+        case Record(fields):
+            inside = tuple(field for _, field in fields)
+        case _:
+            inside = ()
+            yield type_
+    for item in inside:
+        yield from _networks(item)
 
 
 def _probability(layer: nn.Module) -> float:

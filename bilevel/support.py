@@ -31,7 +31,7 @@ SOLVERS = (
     "cmaes",
 )
 MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap")
-FUNCTIONS = ("pair", "identity", "eig")
+FUNCTIONS = ("identity", "eig")
 DOMAINS = ("positive", "nonnegative", "unit", "between", "simplex", "psd", "orthogonal")
 
 

@@ -108,7 +108,8 @@ class Model:
     name: str
     input: tuple[Size, ...] | None = None
     output: tuple[Size, ...] | None = None
-    parts: tuple[str, ...] = ()
+    parts: tuple[tuple[str, str], ...] = ()
+    """named groups of parameters, with the pattern on names that says which"""
     noisy: bool = False
     """has dropout, whose noise is drawn from keys"""
     outputs: tuple[tuple[str, tuple[Size, ...]], ...] | None = ()

@@ -94,7 +94,7 @@ def _tree_type(checker: Checker, level: str, type_: nodes.TreeType) -> Type:
         if argument.value is not net:
             _check_part(checker, argument, given)
     part = Part(parts.get("only"), parts.get("except"))
-    return Tree(net.span.text, part, type_.kind, tuple(_declared_size(checker, level, c) for c in type_.count))
+    return Tree(_path(net), part, type_.kind, tuple(_declared_size(checker, level, c) for c in type_.count))
 
 
 def _no_type(type_: nodes.TreeType) -> Diagnostic:
@@ -117,6 +117,13 @@ def _no_network(net: nodes.Expr, given: Type) -> Diagnostic:
     )
 
 
+def _path(net: nodes.Expr) -> str:
+    """The name of a network, as `net`, or as `p.net` in a pair."""
+    if isinstance(net, nodes.Attribute):
+        return f"{_path(net.base)}.{net.name}"
+    return net.identifier if isinstance(net, nodes.Name) else net.span.text
+
+
 def _output_of(net: nodes.Expr, base: ir.Expr) -> Diagnostic:
     message = f"`{net.span.text}` is an output of `{base.span.text}`, and has no parameters of its own"
     return Diagnostic("B310", message, net.span, fix=f"params({base.span.text})")
@@ -128,7 +135,7 @@ def _check_part(checker: Checker, argument: nodes.Argument, net: Type) -> None:
         message = f"`{argument.span.text}` does not say which parameters"
         checker.report(Diagnostic("B310", message, argument.span, fix='only = "PART", or except = "PART"'))
         return
-    name, known = argument.value.value, net.parts if isinstance(net, Model) else ()
+    name, known = argument.value.value, dict(net.parts) if isinstance(net, Model) else {}
     if not isinstance(net, Model) or not known or name in known or not name.isidentifier():
         return
     guess = nearest(name, known)

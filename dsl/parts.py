@@ -134,8 +134,7 @@ def _value(checker: Checker, manifest: Manifest, value: nodes.Expr, name: str) -
         case nodes.ListOf(items):
             return None, ListType(tuple(_value(checker, manifest, i, name)[1] for i in items))
         case nodes.Call(nodes.Name("pair"), arguments):
-            fields = tuple((a.name or "?", _value(checker, manifest, a.value, a.name or name)[1]) for a in arguments)
-            return None, Record(fields)
+            return None, _pair(checker, manifest, value, arguments, name)
         case nodes.Call(nodes.Name(called), arguments):
             return _constructed(checker, manifest, value, called, arguments, name)
         case nodes.Name(identifier):
@@ -145,6 +144,23 @@ def _value(checker: Checker, manifest: Manifest, value: nodes.Expr, name: str) -
         case nodes.String():
             return None, Text()
     return None, Unknown()
+
+
+def _pair(
+    checker: Checker, manifest: Manifest, value: nodes.Expr, arguments: tuple[nodes.Argument, ...], name: str
+) -> Type:
+    """`pair(net = ..., tasks = ...)`: several parts under one name, each a field of it."""
+    unnamed = next((a for a in arguments if a.name is None), None)
+    if unnamed is not None:
+        why = "the parts of a pair are fields: p.net, p.tasks"
+        fix = "pair(net = ..., tasks = ...)"
+        checker.report(Diagnostic("B309", "a part of `pair` has no name", unnamed.span, why=why, fix=fix))
+        return Unknown("error")
+    if not arguments:
+        message = "`pair` has no parts"
+        checker.report(Diagnostic("B309", message, value.span, fix="pair(net = ..., tasks = ...)"))
+        return Unknown("error")
+    return Record(tuple((a.name or "", _value(checker, manifest, a.value, a.name or name)[1]) for a in arguments))
 
 
 def _named(checker: Checker, manifest: Manifest, value: nodes.Name, identifier: str) -> Type:
@@ -330,7 +346,7 @@ def _described(description: Description, name: str, values: Mapping[str, int]) -
         case "model":
             shapes = (_shape(description.input, values), _shape(description.output, values))
             outputs = tuple((n, tuple(_size(s, values) for s in shape)) for n, shape in description.outputs)
-            return Model(name, shapes[0], shapes[1], tuple(p for p, _ in description.parts), outputs=outputs)
+            return Model(name, shapes[0], shapes[1], description.parts, outputs=outputs)
         case "data" | "tasks":
             return substitute(description.yields, values)
         case "func":

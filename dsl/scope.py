@@ -99,7 +99,9 @@ class Scope:
         # All members of a population share every draw of their generation.
         shared = tuple(a for a in around if not a.startswith("@"))
         if symbol.kind == "index":
-            return (*shared, symbol.name)
+            source = symbol.node.index.source if isinstance(symbol.node, nodes.Each) else None
+            from_others = self.mentioned(source, symbol.level) - {symbol.name} if source is not None else set()
+            return (*self.order({*shared, *from_others}), symbol.name)
         if symbol.kind == "draw" and isinstance(symbol.node, nodes.Draw):
             return self.order({*shared, *self.mentioned(symbol.node.source, symbol.level)})
         if symbol.kind != "variable":

@@ -168,17 +168,53 @@ def one_of(source: Type) -> Type | None:
 
 
 def _any_of(items: tuple[Type, ...]) -> Type:
-    """The type of an item of which only the list is known; networks of a list may differ in their shapes."""
+    """The type of an item of which only the list is known: what its items have in common, other sizes unknown."""
     first = items[0] if items else Unknown()
-    if not all(isinstance(item, Model) for item in items) or not isinstance(first, Model):
-        return first
-    networks = [item for item in items if isinstance(item, Model)]
+    if any(type(item) is not type(first) for item in items):
+        return Unknown()
+    match first:
+        case Model():
+            return _any_network([item for item in items if isinstance(item, Model)])
+        case Record():
+            return _any_record([item for item in items if isinstance(item, Record)])
+        case Records():
+            found = [item for item in items if isinstance(item, Records)]
+            sample = _any_record([item.sample for item in found])
+            return Records(_common_size([item.length for item in found]), sample)
+        case Stream():
+            return Stream(_any_of(tuple(item.item for item in items if isinstance(item, Stream))))
+        case Array():
+            return _any_array([item for item in items if isinstance(item, Array)])
+    return first
+
+
+def _any_record(items: list[Record]) -> Record:
+    """The fields that all of them have."""
+    names = [name for name, _ in items[0].fields if all(item.get(name) is not None for item in items)]
+    return Record(tuple((name, _any_of(tuple(item.get(name) or Unknown() for item in items))) for name in names))
+
+
+def _any_array(items: list[Array]) -> Array:
+    mixed = next((item for item in items if item.element == "real"), items[0])
+    if len({len(item.shape) for item in items}) > 1 or not all(item.ranked for item in items):
+        return Array((), mixed.element, ranked=False)
+    shape = tuple(_common_size(list(sizes)) for sizes in zip(*(item.shape for item in items), strict=True))
+    return Array(shape, mixed.element)
+
+
+def _common_size(sizes: list[Size]) -> Size:
+    return sizes[0] if len(set(sizes)) == 1 else UNKNOWN_SIZE
+
+
+def _any_network(networks: list[Model]) -> Model:
+    """Networks of a list may differ in their shapes."""
+    first = networks[0]
     inputs, outputs = ({getattr(item, name) for item in networks} for name in ("input", "output"))
     return Model(
         first.name,
         first.input if len(inputs) == 1 else None,
         first.output if len(outputs) == 1 else None,
-        first.parts,
+        tuple((n, p) for n, p in first.parts if all(n in dict(other.parts) for other in networks)),
         any(item.noisy for item in networks),
         _common_outputs(networks),
     )
@@ -194,7 +230,9 @@ def _common_outputs(networks: list[Model]) -> tuple[tuple[str, tuple[Size, ...]]
 
 
 def _common_shape(shapes: list[tuple[Size, ...]]) -> tuple[Size, ...]:
-    return shapes[0] if len(set(shapes)) == 1 else (UNKNOWN_SIZE,) * len(shapes[0])
+    if len({len(shape) for shape in shapes}) > 1:
+        return (UNKNOWN_SIZE,)
+    return tuple(_common_size(list(sizes)) for sizes in zip(*shapes, strict=True))
 
 
 def subscripted(base: Type, items: tuple[Type, ...]) -> Type | None:

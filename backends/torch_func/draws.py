@@ -126,7 +126,7 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
     if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
         keys = copy_key(writer, program, key, level.batched)
         assert isinstance(variable.type, Tree)
-        fresh = f"{writer.name(variable.type.net)}.initial({keys}{part(variable.type)})"
+        fresh = f"{network_name(writer, variable.type)}.initial({keys}{part(variable.type)})"
         return for_members(writer, program, level, fresh)
     if isinstance(expr, ir.Builtin) and expr.function in ("normal", "uniform"):
         keys = copy_key(writer, program, key, level.batched)
@@ -146,6 +146,12 @@ def for_members(writer: Writer, program: ir.Program, level: ir.Level, text: str)
     return text
 
 
+def network_name(writer: Writer, type_: Tree) -> str:
+    """The network whose parameters a tree has: a part, an element of a list, or a field of one."""
+    name, dot, fields = type_.net.partition(".")
+    return f"{writer.name(name)}{dot}{fields}"
+
+
 def part(type_: Tree) -> str:
     """The arguments that pick the part of a network which a tree has."""
     if type_.part.only is not None:
@@ -157,8 +163,8 @@ def template(writer: Writer, type_: Type) -> tuple[str, tuple[str, ...]]:
     """What a random start is shaped like: a tree, or an array with this shape."""
     if isinstance(type_, Tree):
         if type_.kind != "params":
-            return f'{writer.name(type_.net)}.like("{type_.kind}"{part(type_)})', ()
-        return f"{writer.name(type_.net)}.select({part(type_).removeprefix(', ')})", ()
+            return f'{network_name(writer, type_)}.like("{type_.kind}"{part(type_)})', ()
+        return f"{network_name(writer, type_)}.select({part(type_).removeprefix(', ')})", ()
     assert isinstance(type_, Array)
     return "", tuple(str(s) for s in type_.shape)
 

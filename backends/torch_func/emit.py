@@ -11,8 +11,7 @@ from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top,
 from bilevel.backends.torch_func.coder import Coder
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.forward import forward_functions
-from bilevel.dsl.datatypes import ListType, Model
-from bilevel.dsl.noises import is_noisy
+from bilevel.backends.torch_func.parts import made_part
 from bilevel.plan import Plan, Step
 
 HEADER = """from __future__ import annotations
@@ -176,22 +175,11 @@ def _params(coder: Coder) -> list[Statement]:
         if place not in coder.plan.settings:
             found.append(Assign(coder.writer.name(param.name), repr(param.value), at))
     for use in coder.program.uses:
-        if isinstance(use.type, ListType) and any(isinstance(t, Model) for t in use.type.items):
-            name = coder.writer.name(use.name)
-            made = "noisy_network" if any(map(is_noisy, use.type.items)) else "network"
-            found.append(Assign(name, f"[{made}(part, {{}}, dtype, device) for part in {name}]"))
-        if isinstance(use.type, Model):
-            name = coder.writer.name(use.name)
-            made = "noisy_network" if is_noisy(use.type) else "network"
-            found.append(Assign(name, f"{made}({name}, {_patterns(use)}, dtype, device)"))
+        name = coder.writer.name(use.name)
+        made = made_part(use.type, name)
+        if made != name:
+            found.append(Assign(name, made))
     return found
-
-
-def _patterns(use: object) -> str:
-    from bilevel.ir import Use
-
-    assert isinstance(use, Use)
-    return repr(dict(use.description.parts)) if use.description is not None else "{}"
 
 
 def _doc(plan: Plan, version: str) -> str:
