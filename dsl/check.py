@@ -14,6 +14,7 @@ from bilevel.dsl.context import Checker, Place
 from bilevel.dsl.datatypes import Type
 from bilevel.dsl.declarations import check_source, check_variable, declare_types, index_type
 from bilevel.dsl.dependence import check_dependence
+from bilevel.dsl.drawn import check_draws
 from bilevel.dsl.expressions import check_expr
 from bilevel.dsl.iterates import check_iterates
 from bilevel.dsl.moves import check_phase
@@ -76,7 +77,7 @@ def examine(
     if not any(d.severity == "error" for d in checker.problems):
         for problem in check_dependence(program):
             checker.report(problem)
-        for problem in check_solvers(program):
+        for problem in (*check_draws(program), *check_solvers(program)):
             checker.report(problem)
         for warning in unused(checker, program):
             checker.report(warning)

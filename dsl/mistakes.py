@@ -1,4 +1,4 @@
-"""What a user probably meant by a text that does not parse: messages B101 to B108 and B114.
+"""What a user probably meant by a text that does not parse: messages B101 to B108, B114 and B409.
 
 Takes the text; the parser's error only tells where it stopped and what it would have accepted. Messages name the
 words of the language, never those of the grammar file.
@@ -15,6 +15,7 @@ from bilevel.dsl import nodes
 from bilevel.dsl.blocks import extra_brace, missing_brace, unclosed_block
 from bilevel.dsl.build import build
 from bilevel.dsl.checks import check_words
+from bilevel.dsl.counters import counter_of_until
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parse import grammar, stem
 from bilevel.dsl.recovery import Mistake, Trouble, change, most_mistakes, recover, trouble
@@ -438,6 +439,7 @@ DETECTORS: tuple[Detect, ...] = (
     python_import,
     constraint,
     colon_in_call,
+    counter_of_until,
     missing_unit,
     missing_cap,
     reducer_as_factor,

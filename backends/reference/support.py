@@ -64,8 +64,8 @@ FUNCTIONS: dict[str, Support] = {
     **_all("mean sum max min exp log sqrt abs tanh cos relu softplus sigmoid softmax logsoftmax sign clip stop", YES),
     **_all("logsumexp ce bce mse l1 kl cw accuracy onehot dot outer quad inv trace det eye arange concat", YES),
     **_all("transpose sqdist outer_sum reshape sqnorm norm1 init normal uniform warm", YES),
-    **_all("min_eig max_eig identity_gap without", ELSEWHERE),
-    **_all("eig identity pair", LATER),
+    **_all("min_eig max_eig identity_gap without pair", ELSEWHERE),
+    **_all("eig identity", LATER),
 }
 CONSTRUCTS: dict[str, Support] = {
     "then": ELSEWHERE,
