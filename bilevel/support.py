@@ -31,7 +31,8 @@ SOLVERS = (
     "cmaes",
 )
 MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap")
-FUNCTIONS = ("identity", "eig")
+STARTS = ("init", "identity", "normal", "uniform")
+"""stand alone after `from`, or are what a draw takes from"""
 DOMAINS = ("positive", "nonnegative", "unit", "between", "simplex", "psd", "orthogonal")
 
 
@@ -45,6 +46,7 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
         yield from _reports(level)
         for expr in _expressions(level):
             yield from _expression(expr)
+        yield from _values_of_starts(level)
         yield from _conflicts(level)
         yield from _starts_read(level, facts)
     for entry in program.schedule:
@@ -190,10 +192,19 @@ def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
         yield from ir.walk(expr)
 
 
+def _values_of_starts(level: ir.Level) -> Iterator[Diagnostic]:
+    """What draws a start, inside another expression."""
+    starts = [v.start for v in level.variables]
+    starts += [s.arguments[0] for s in starts if isinstance(s, ir.Builtin) and s.function == "warm"]
+    for expr in _expressions(level):
+        if isinstance(expr, ir.Builtin) and expr.function in STARTS and all(expr is not s for s in starts):
+            yield _missing(
+                f"`{expr.span.text}` inside an expression", expr.span, "e ~ normal(0, 1)[n], or a start alone"
+            )
+
+
 def _expression(expr: ir.Expr) -> Iterator[Diagnostic]:
     match expr:
-        case ir.Builtin(function=name) if name in FUNCTIONS:
-            yield _missing(f"`{name}`", expr.span)
         case ir.Builtin(function="onehot", arguments=(_,)):
             yield _missing("`onehot` without a number of classes", expr.span, "onehot(labels, 10)")
         case ir.Reduced(binders=binders):

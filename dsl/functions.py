@@ -25,6 +25,7 @@ Rule = Literal[
     "reshape",
     "source",  # a distribution or a start
     "without",
+    "eigenvalues",  # [n, n] -> [n]
     "tree_number",  # one real number from a tree of factors
     "unknown",
 ]
@@ -83,7 +84,7 @@ FUNCTIONS: dict[str, Signature] = _table(
     ("trace", "number", 1, 1, "smooth", "sum of the diagonal"),
     ("det", "number", 1, 1, "smooth", "determinant"),
     ("eye", "square", 1, 1, "smooth", "identity matrix"),
-    ("eig", "unknown", 1, 1, "smooth", "eigenvalues of a symmetric matrix"),
+    ("eig", "eigenvalues", 1, 1, "piecewise", "eigenvalues of the symmetric part of a matrix, from the smallest"),
     ("min_eig", "tree_number", 1, 1, "piecewise", "smallest eigenvalue"),
     ("max_eig", "tree_number", 1, 1, "piecewise", "largest eigenvalue"),
     ("identity_gap", "tree_number", 1, 1, "smooth", "squared distance of a factored matrix from the identity"),

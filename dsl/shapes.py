@@ -352,6 +352,15 @@ def _concat(arguments: tuple[Type, ...], sizes: Sizes) -> Type:
     return Array((UNKNOWN_SIZE, *first.shape[1:])) if isinstance(first, Array) and first.shape else Unknown()
 
 
+def _eigenvalues(arguments: tuple[Type, ...], sizes: Sizes) -> Type:
+    matrix = arguments[0]
+    if isinstance(matrix, Unknown) or (isinstance(matrix, Array) and not matrix.ranked):
+        return Array((UNKNOWN_SIZE,))
+    if not isinstance(matrix, Array) or len(matrix.shape) != 2 or not same_size(*matrix.shape, sizes):
+        raise Mismatch(matrix, None, "needs a square matrix")
+    return Array(matrix.shape[:1])
+
+
 def _without(arguments: tuple[Type, ...], sizes: Sizes) -> Type:
     items = arguments[0]
     return _any_of(items.items) if isinstance(items, ListType) else Unknown()
@@ -381,6 +390,7 @@ RULES: dict[Rule, Callable[[tuple[Type, ...], Sizes], Type]] = {
     "reshape": _unknown,
     "source": _unknown,
     "without": _without,
+    "eigenvalues": _eigenvalues,
     "tree_number": _tree_number,
     "unknown": _unknown,
 }

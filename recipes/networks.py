@@ -58,6 +58,10 @@ class BatchStatistics(nn.Module):
         shape = (*key.shape, *self.weight.shape)
         return {"weight": torch.ones(shape, device=key.device), "bias": torch.zeros(shape, device=key.device)}
 
+    def identity(self) -> dict[str, Tensor]:
+        """Scale one and shift zero: no more than normalisation."""
+        return {"weight": torch.ones_like(self.weight), "bias": torch.zeros_like(self.bias)}
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalised samples, real[n, channels, ...] as given."""
         axes = (0, *range(2, x.dim()))

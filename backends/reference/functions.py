@@ -125,6 +125,7 @@ FUNCTIONS: dict[str, Function] = {
     "inv": lambda m: torch.linalg.solve(m, torch.eye(len(m), dtype=torch.float64)),
     "trace": lambda m: torch.stack([m[i, i] for i in range(len(m))]).sum(),
     "det": det,
+    "eig": lambda m: torch.linalg.eigh((m + m.swapaxes(0, 1)) / 2).eigenvalues,
     "eye": lambda n: torch.eye(n, dtype=torch.float64),
     "arange": torch.arange,
     "concat": lambda *parts: torch.cat(parts),

@@ -28,7 +28,6 @@ class Support:
 
 
 YES = Support("yes")
-LATER = Support("notyet", "the emitted code has none yet, so there is nothing to hold against it")
 ELSEWHERE = Support("notimpl", "nobody has written it again; the product's own tests hold it against closed forms")
 
 
@@ -63,9 +62,8 @@ REDUCERS: dict[str, Support] = {**_all("mean sum max min worst", YES), **_all("p
 FUNCTIONS: dict[str, Support] = {
     **_all("mean sum max min exp log sqrt abs tanh cos relu softplus sigmoid softmax logsoftmax sign clip stop", YES),
     **_all("logsumexp ce bce mse l1 kl cw accuracy onehot dot outer quad inv trace det eye arange concat", YES),
-    **_all("transpose sqdist outer_sum reshape sqnorm norm1 init normal uniform warm", YES),
-    **_all("min_eig max_eig identity_gap without pair", ELSEWHERE),
-    **_all("eig identity", LATER),
+    **_all("transpose sqdist outer_sum reshape sqnorm norm1 eig init normal uniform warm", YES),
+    **_all("min_eig max_eig identity_gap without pair identity", ELSEWHERE),
 }
 CONSTRUCTS: dict[str, Support] = {
     "then": ELSEWHERE,

@@ -133,7 +133,11 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
         like, shape = template(writer, variable.type)
         drawn = distribution(writer, expr, keys, like, variable.type, shape)
         return for_members(writer, program, level, drawn)
-    text = _shaped(writer, variable, expr)
+    if isinstance(expr, ir.Builtin) and expr.function == "identity":
+        assert isinstance(variable.type, Tree)
+        text = f"identity_parameters({network_name(writer, variable.type)}{part(variable.type)})"
+    else:
+        text = _shaped(writer, variable, expr)
     reads = free_reads(expr) | axis_values(program, level.batched)
     text = mapped(writer, text, level.batched, reads)
     return f"contiguous({text})" if level.batched else text

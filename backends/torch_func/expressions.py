@@ -16,8 +16,8 @@ from bilevel.dsl.datatypes import Array, Tree, Type, Union, Unknown
 from bilevel.errors import Span
 
 OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "^": "power"}
-RENAMED = {"sum": "total", "max": "largest", "min": "smallest", "abs": "absolute"}
-"""functions of the language that Python has under the same name with another meaning"""
+RENAMED = {"sum": "total", "max": "largest", "min": "smallest", "abs": "absolute", "eig": "spectrum"}
+"""functions of the language that Python, or the runtime, has under another name"""
 FACTORED = ("quad", "min_eig", "max_eig", "identity_gap")
 """functions of a matrix that may be given by factors for each layer of a network"""
 REDUCERS = {"mean": "mean(0)", "sum": "sum(0)", "max": "amax(0)", "min": "amin(0)"}
@@ -121,6 +121,8 @@ def _builtin(writer: Writer, name: str, arguments: tuple[ir.Expr, ...]) -> str:
             if name == "arange"
             else f"torch.eye({inner}, device=device, dtype=dtype)"
         )
+    if name == "onehot":
+        return f"onehot({inner}, dtype)"
     if name in FACTORED and isinstance(arguments[0].type, Tree) and arguments[0].type.kind in ("kron", "factors"):
         return f"{name}_kron({inner})"
     return f"{RENAMED.get(name, name)}({inner})"

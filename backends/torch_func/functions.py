@@ -57,7 +57,8 @@ def norm1(value: Tree) -> Tensor:
 def dot(left: Tree, right: Tree) -> Tensor:
     """Inner product of two vectors or trees; of a matrix with a vector or matrix, their product."""
     if isinstance(left, Tensor) and isinstance(right, Tensor) and (left.dim() > 1 or right.dim() > 1):
-        return left @ right
+        common = torch.promote_types(left.dtype, right.dtype)  # positions are whole numbers
+        return left.to(common) @ right.to(common)
     return total(multiply(left, right))
 
 
@@ -171,9 +172,9 @@ def logsumexp(value: Tensor) -> Tensor:
     return torch.logsumexp(value, -1)
 
 
-def onehot(labels: Tensor, classes: int) -> Tensor:
+def onehot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     """Labels int64[...] as indicator vectors real[..., classes]."""
-    return (labels[..., None] == torch.arange(classes, device=labels.device)).to(torch.get_default_dtype())
+    return (labels[..., None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 def ce(logits: Tensor, target: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ MODULES = (
     "attention",
     "sampling",
     "outputs",
+    "neutral",
     "dropout",
     "solvers",
     "rates",

@@ -74,10 +74,7 @@ def _solvers() -> list[Row]:
 
 
 def _functions() -> list[Row]:
-    return [
-        (one.name, f"{one.summary} ({one.smooth})" + _later(one.name not in support.FUNCTIONS))
-        for one in FUNCTIONS.values()
-    ]
+    return [(one.name, f"{one.summary} ({one.smooth})") for one in FUNCTIONS.values()]
 
 
 def _modes() -> list[Row]:

@@ -461,7 +461,7 @@ _functions(
     "use Q : real[3, 3]",
     "quad(Q, w) + sum(dot(Q, w) * x) + trace(dot(inv(Q + outer(w, w)), eye(3))) + det(Q + outer(x, w))"
     " + sum(transpose(Q) * outer(w, x)) + sqnorm(concat(w, x)) + sum(sqdist(Q, outer(w, x))) + sum(outer_sum(w, x)^2)"
-    " + sqnorm(reshape(outer(w, x), 9)) + sum(arange(3) * w)",
+    " + sqnorm(reshape(outer(w, x), 9)) + sum(arange(3) * w) + dot(eig(Q + outer(w, x)), x)",
 )
 BROKEN = {
     "function_of_a_number": """recipe function_of_a_number

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.dsl.datatypes import real, record, records
+from bilevel.dsl.datatypes import integer, real, record, records
 from bilevel.registry import data, solver
 
-__all__ = ["heavy", "points"]
+__all__ = ["heavy", "labelled", "points"]
 
 
 class Points(NamedTuple):
@@ -40,3 +40,9 @@ def heavy(
     """A step that is smooth in all it reads, and linear in none: each gradient enters with a power of its length."""
     velocity = momentum * state + gradient * (1 + gradient * gradient) ** (0.5 * (power - 1))
     return x - lr * velocity / (count + 1), velocity
+
+
+@data(yields=record(all=records(2, x=real(3), y=integer())))
+def labelled() -> Split:
+    """Two points x real[3] with labels y from 0 to 2."""
+    return Split(Points(torch.tensor([[0.2, -1.0, 0.5], [1.1, 0.4, -0.6]]), torch.tensor([0, 2])))
