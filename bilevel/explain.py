@@ -5,6 +5,7 @@ The same plan gives the same bytes; without parts (`--symbolic`) nothing of torc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,8 @@ def tree_size(type_: Tree, parts: Parts) -> int:
     """How many numbers a tree of parameters has."""
     from bilevel.trees import selected
 
-    return sum(p.numel() for p in selected(type_, parts).values())
+    one = sum(p.numel() for p in selected(type_, parts).values())
+    return one * math.prod(c for c in type_.count if isinstance(c, int))
 
 
 def _copies(program: ir.Program, axis: str) -> str:

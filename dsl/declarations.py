@@ -232,6 +232,8 @@ def check_variable(checker: Checker, place: Place, node: nodes.Variable) -> list
     """The variables of one statement."""
     domain, arguments = (None, ()) if node.domain is None else _domain(checker, node.domain)
     start = None if node.start is None else check_expr(checker, place, node.start)
+    if start is not None:
+        _check_counter(checker, place, start)
     found: list[ir.Variable] = []
     for name in node.names:
         type_ = checker.types.get((place.level, name), Unknown())
@@ -241,6 +243,18 @@ def check_variable(checker: Checker, place: Place, node: nodes.Variable) -> list
             checker.report(_no_start(node, name))
         found.append(ir.Variable(name, type_, domain, arguments, start, node.span))
     return found
+
+
+def _check_counter(checker: Checker, place: Place, start: ir.Expr) -> None:
+    """B202 for the number of a step in the start of the very level whose steps it counts."""
+    for read in ir.walk(start):
+        symbol = checker.scope.look(place.level, read.name) if isinstance(read, ir.Read) else None
+        if symbol is not None and symbol.kind == "counter" and symbol.level == place.level:
+            message = f"`{symbol.name}` is out of sight in a start of level `{place.level}`"
+            related = (Related(symbol.span, f"`{symbol.name}` counts the steps"),)
+            why = f"a start is there before the first step; `{symbol.name}` is in sight in the objective, `by`, draws and lets"
+            fix = "the number of the first step itself"
+            checker.report(Diagnostic("B202", message, read.span, "used here, in a start", related, why=why, fix=fix))
 
 
 def _domain(checker: Checker, node: nodes.Domain) -> tuple[str | None, tuple[float, ...]]:
@@ -297,6 +311,8 @@ def _check_start(checker: Checker, node: nodes.Variable, type_: Type, start: ir.
     if isinstance(type_, Unknown) or isinstance(given, Unknown) or shapes.is_number(given):
         return  # one number stands for every entry
     if isinstance(given, Tree | Union) and isinstance(type_, Tree):
+        if isinstance(given, Tree) and not isinstance(start.type, Stream) and given.count != type_.count:
+            checker.report(_other_count(node, type_, given, start))
         return  # trees are compared once the networks are built (B305)
     if isinstance(given, Array) and isinstance(type_, Array):
         try:
@@ -309,6 +325,14 @@ def _check_start(checker: Checker, node: nodes.Variable, type_: Type, start: ir.
     related = (Related(node.type.span, str(type_)),)
     message = f"`{names}` is {type_} and cannot start from {given}"
     checker.report(Diagnostic("B303", message, start.span, str(given), related, fix=_start_fix(type_)))
+
+
+def _other_count(node: nodes.Variable, type_: Tree, given: Tree, start: ir.Expr) -> Diagnostic:
+    names = ", ".join(node.names)
+    message = f"`{names}` is {type_} and cannot start from {given}"
+    related = (Related(node.type.span, str(type_)),)
+    fix = f"from {start.span.text}[0]" if given.count and not type_.count else f"from init({type_.net})"
+    return Diagnostic("B303", message, start.span, str(given), related, fix=fix)
 
 
 def _start_fix(type_: Type) -> str:

@@ -124,8 +124,10 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
     if isinstance(expr, ir.Builtin) and expr.function == "warm":
         expr = expr.arguments[0]
     if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
-        keys = copy_key(writer, program, key, level.batched)
         assert isinstance(variable.type, Tree)
+        keys = copy_key(writer, program, key, level.batched)
+        for count in variable.type.count:
+            keys = f"fold({keys}, numbers({count}, key))"
         fresh = f"{network_name(writer, variable.type)}.initial({keys}{part(variable.type)})"
         return for_members(writer, program, level, fresh)
     if isinstance(expr, ir.Builtin) and expr.function in ("normal", "uniform"):
@@ -136,6 +138,7 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
     if isinstance(expr, ir.Builtin) and expr.function == "identity":
         assert isinstance(variable.type, Tree)
         text = f"identity_parameters({network_name(writer, variable.type)}{part(variable.type)})"
+        text = _several_trees(variable.type, text)
     else:
         text = _shaped(writer, variable, expr)
     reads = free_reads(expr) | axis_values(program, level.batched)
@@ -167,10 +170,17 @@ def template(writer: Writer, type_: Type) -> tuple[str, tuple[str, ...]]:
     """What a random start is shaped like: a tree, or an array with this shape."""
     if isinstance(type_, Tree):
         if type_.kind != "params":
-            return f'{network_name(writer, type_)}.like("{type_.kind}"{part(type_)})', ()
-        return f"{network_name(writer, type_)}.select({part(type_).removeprefix(', ')})", ()
+            like = f'{network_name(writer, type_)}.like("{type_.kind}"{part(type_)})'
+        else:
+            like = f"{network_name(writer, type_)}.select({part(type_).removeprefix(', ')})"
+        return _several_trees(type_, like), ()
     assert isinstance(type_, Array)
     return "", tuple(str(s) for s in type_.shape)
+
+
+def _several_trees(type_: Tree, text: str) -> str:
+    """The tree, as often as `params(net)[n]` has it."""
+    return f"stacked({text}, {', '.join(map(str, type_.count))})" if type_.count else text
 
 
 def _shaped(writer: Writer, variable: ir.Variable, expr: ir.Expr) -> str:

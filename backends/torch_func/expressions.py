@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bilevel import ir
 from bilevel.backends.source import Comment, Function, Return, Statement
 from bilevel.backends.torch_func.naming import python_name
-from bilevel.dsl.datatypes import Array, Tree, Type, Union, Unknown
+from bilevel.dsl.datatypes import Array, Records, Tree, Type, Union, Unknown
 from bilevel.errors import Span
 
 OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "^": "power"}
@@ -75,8 +75,12 @@ def write(writer: Writer, expr: ir.Expr, parent: int = 0) -> str:
             return f"{write(writer, function, 9)}({', '.join(write(writer, a) for a in arguments)})"
         case ir.GradientOf(call=call):
             return _gradient(writer, call)
+        case ir.Field(base=base, name="index") if isinstance(base.type, Records):
+            return f"positions({write(writer, base)})"
         case ir.Field(base=base, name=name):
             return f"{write(writer, base, 9)}.{name}"
+        case ir.Item(base=base, items=items) if isinstance(base.type, Tree):
+            return f"picked({', '.join(write(writer, e) for e in (base, *items))})"
         case ir.Item(base=base, items=items):
             return f"{write(writer, base, 9)}[{', '.join(write(writer, i) for i in items)}]"
         case ir.IterateOf(name=name, at=at):

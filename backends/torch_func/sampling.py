@@ -67,6 +67,14 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     return namedtuple("Drawn", [*names, "index"])(*values)
 
 
+def positions(source: Any) -> Tensor:
+    """Where samples stand in their source, int64[n]: 0, 1, ... for a source itself."""
+    if "index" in source._fields:
+        found: Tensor = source.index
+        return found
+    return numbers(length(source), leaves(source)[0])
+
+
 def everything(source: Any) -> Tree:
     """All samples of a finite source, with their positions."""
     return take(source, torch.arange(length(source), device=leaves(source)[0].device), 0)

@@ -102,6 +102,16 @@ def contiguous(tree: Tree) -> Tree:
     return tree_map(lambda a: a.contiguous(), tree)
 
 
+def picked(trees: Tree, *places: Any) -> Tree:
+    """One of several trees that are stacked along their leading axes."""
+    return tree_map(lambda leaf: leaf[places], trees)
+
+
+def stacked(tree: Tree, *counts: int) -> Tree:
+    """Equal trees side by side: every leaf with the leading axes `counts`."""
+    return tree_map(lambda leaf: leaf.expand(*counts, *leaf.shape), tree)
+
+
 def merge(*groups: dict[str, Tensor]) -> dict[str, Tensor]:
     """Parameter groups as one; no name may be in two of them."""
     merged: dict[str, Tensor] = {}
