@@ -173,6 +173,11 @@ NOISE = "dropout noise"
 """the name of that draw, which no name of a recipe can be"""
 
 
+def place_of(index: str) -> str:
+    """The name for where the element of an index over a list stands in it, which no name of a recipe can be."""
+    return f"place of {index}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binder:
     """An index of a reducer; `source` None closes an index that is open around it."""
@@ -251,6 +256,8 @@ class Index:
     drawn: bool
     type: Type
     span: Span
+    numbered: bool = False
+    """runs over a list and stands in a subscript: `place_of(name)` is read too"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ def _indices(level: ir.Level) -> Iterator[Diagnostic]:
             yield _missing(f"an index over `{index.source.span.text}`", index.span, f"each {index.name} ~ source[n]")
         elif set(index.source.axes) - lists:
             yield _missing("an index drawn from another drawn index", index.span)
+        if index.numbered and index.source.axes:
+            yield _missing(f"`{index.name}`, which runs over another list in each copy, as a subscript", index.span)
 
 
 def _draws(level: ir.Level) -> Iterator[Diagnostic]:
@@ -207,8 +209,9 @@ def _expression(expr: ir.Expr) -> Iterator[Diagnostic]:
             yield _missing("`onehot` without a number of classes", expr.span, "onehot(labels, 10)")
         case ir.Reduced(binders=binders):
             for binder in binders:
-                if binder.source is not None and not isinstance(binder.source, ir.Counting):
-                    yield _missing("a reducer over a list", binder.span)
+                counted = isinstance(binder.source, ir.Counting)
+                if binder.source is not None and not counted and not isinstance(binder.source.type, ListType):
+                    yield _missing(f"a reducer over `{binder.source.span.text}`", binder.span, "each i in ..., mean[i]")
         case ir.CallPart(arguments=arguments) if any(is_noisy(a.type) for a in arguments):
             yield _missing("a network with dropout as an argument", expr.span, "dropout = 0")
 

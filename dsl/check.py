@@ -73,6 +73,7 @@ def examine(
         fix = "level train { ... }"
         checker.report(Diagnostic("B213", f"`{recipe.name}` has no level", _header(recipe), why=why, fix=fix))
     uses = (*uses, *checker.parts.values())
+    levels = tuple(_numbered(checker, level) for level in levels)
     program = with_noise(ir.Program(recipe.name, recipe, uses, params, levels, entries))
     if not any(d.severity == "error" for d in checker.problems):
         for problem in check_dependence(program):
@@ -119,6 +120,12 @@ def _level(checker: Checker, node: nodes.Level, parent: str | None) -> ir.Level:
     _check_lets(checker, place, node)
     check_iterates(checker, level)
     return level
+
+
+def _numbered(checker: Checker, level: ir.Level) -> ir.Level:
+    """A level, and those inside, whose indices say whether they stand in a subscript anywhere."""
+    indices = tuple(replace(i, numbered=i.name in checker.numbered) for i in level.indices)
+    return replace(level, indices=indices, levels=tuple(_numbered(checker, inner) for inner in level.levels))
 
 
 def in_own_coordinates(variable: ir.Variable, phases: tuple[ir.Phase, ...]) -> ir.Variable:

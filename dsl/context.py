@@ -34,6 +34,8 @@ class Checker:
     """names that are not in sight of a level, reported once each"""
     lists: set[str] = field(default_factory=set)
     """indices that run over a list of parts"""
+    numbered: set[str] = field(default_factory=set)
+    """those of them that stand in a subscript"""
     calls: int = 0
     manifest: Manifest = field(default_factory=lambda: Manifest(""))
     parts: dict[str, ir.Use] = field(default_factory=dict)

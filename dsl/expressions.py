@@ -31,6 +31,7 @@ from bilevel.dsl.lets import as_parameter, can_unfold, free_names
 from bilevel.dsl.mismatch import blame, check_count, mismatched
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.networks import apply_network, named_output
+from bilevel.dsl.positions import position
 from bilevel.dsl.scope import Symbol
 from bilevel.dsl.unseen import not_found
 from bilevel.errors import Diagnostic, Related, Span
@@ -213,6 +214,8 @@ def _subscript(checker: Checker, place: Place, node: nodes.Subscript) -> ir.Expr
     items = tuple(check_expr(checker, place, item) for item in node.items)
     if isinstance(base.type, Stream | Records):
         return sampled(checker, node, base)
+    if isinstance(base.type, Array | Tree):
+        items = tuple(position(checker, place, item) for item in items)
     if isinstance(base.type, Model | Function):
         return joined(ir.Item(span=node.span, type=base.type, base=base, items=items), (base, *items))
     type_ = shapes.subscripted(base.type, tuple(i.type for i in items))
@@ -448,6 +451,9 @@ def _binder(checker: Checker, place: Place, binder: nodes.Binder, bound: dict[st
         item = shapes.one_of(source.type) or Unknown()
         read = ir.Read(span=binder.span, type=item, name=binder.name)
         bound[binder.name] = replace(read, axes=source.axes, reads=source.reads, depends=source.depends)
+        if isinstance(source.type, ListType):
+            name = ir.place_of(binder.name)
+            bound[name] = ir.Read(span=binder.span, type=Array((), "integer"), name=name, axes=source.axes)
         return ir.Binder(name=binder.name, source=source, span=binder.span)
     symbol = checker.scope.look(place.level, binder.name)
     if symbol is None or symbol.kind != "index":

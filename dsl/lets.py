@@ -37,7 +37,8 @@ def free_names(body: ir.Expr, bound: frozenset[str]) -> set[str]:
             inner = {n for a in body.arguments for n in free_names(a, bound)}
             return inner | (set(body.free) - bound)
         case ir.Reduced():
-            bound = bound | {b.name for b in body.binders if b.source is not None}
+            own = {b.name for b in body.binders if b.source is not None}
+            bound = bound | own | set(map(ir.place_of, own))
             here = {b.name for b in body.binders if b.source is None} - bound
         case _:
             here = set()

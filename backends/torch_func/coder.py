@@ -63,7 +63,8 @@ def pack(names: list[str]) -> str:
 
 def drawn(coder: Coder, level: ir.Level) -> list[str]:
     """The indices and draws of a level."""
-    return [coder.writer.name(n) for n in (*(i.name for i in level.indices), *(d.name for d in level.draws))]
+    indices = [n for i in level.indices for n in (i.name, ir.place_of(i.name))[: 2 if i.numbered else 1]]
+    return [coder.writer.name(n) for n in (*indices, *(d.name for d in level.draws))]
 
 
 def solutions(coder: Coder, level: ir.Level) -> list[str]:

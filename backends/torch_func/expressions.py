@@ -51,6 +51,8 @@ class Writer:
         """The Python name of a recipe's name; `@phi` stands for the list of iterates of phi."""
         if name == ir.NOISE:
             return "noise"
+        if name.startswith(ir.place_of("")):
+            return f"{self.name(name.removeprefix(ir.place_of('')))}_number"
         if name.startswith("@"):
             return f"{python_name(name[1:], self.taken)}_at"
         return python_name(name, self.taken)
@@ -75,14 +77,8 @@ def write(writer: Writer, expr: ir.Expr, parent: int = 0) -> str:
             return f"{write(writer, function, 9)}({', '.join(write(writer, a) for a in arguments)})"
         case ir.GradientOf(call=call):
             return _gradient(writer, call)
-        case ir.Field(base=base, name="index") if isinstance(base.type, Records):
-            return f"positions({write(writer, base)})"
-        case ir.Field(base=base, name=name):
-            return f"{write(writer, base, 9)}.{name}"
-        case ir.Item(base=base, items=items) if isinstance(base.type, Tree):
-            return f"picked({', '.join(write(writer, e) for e in (base, *items))})"
-        case ir.Item(base=base, items=items):
-            return f"{write(writer, base, 9)}[{', '.join(write(writer, i) for i in items)}]"
+        case ir.Field() | ir.Item():
+            return _member(writer, expr)
         case ir.IterateOf(name=name, at=at):
             return f"{writer.name(f'@{name}')}[{write(writer, at)}]"
         case ir.Several(items=items):
@@ -90,6 +86,18 @@ def write(writer: Writer, expr: ir.Expr, parent: int = 0) -> str:
         case ir.Reduced():
             return _reduced(writer, expr)
     raise TypeError(f"no text for {type(expr).__name__} at {expr.span}")
+
+
+def _member(writer: Writer, expr: ir.Field | ir.Item) -> str:
+    """A field of a record, or an entry of an array or of several trees."""
+    base = expr.base
+    if isinstance(expr, ir.Field):
+        positions = expr.name == "index" and isinstance(base.type, Records)
+        return f"positions({write(writer, base)})" if positions else f"{write(writer, base, 9)}.{expr.name}"
+    items = ", ".join(write(writer, i) for i in expr.items)
+    if isinstance(base.type, Tree):
+        return f"picked({write(writer, base)}, {items})"
+    return f"{write(writer, base, 9)}[{items}]"
 
 
 def _constant(writer: Writer, expr: ir.Expr, value: int | float | str) -> str:
@@ -239,9 +247,9 @@ def _reduced_body(writer: Writer, expr: ir.Reduced, apart: bool) -> tuple[str, t
     `apart`: there are open indices too, whose copies get keys that hold those words.
     """
     around = writer.words
-    counters = [b.name for b in expr.binders if b.source is not None]
+    counters = [b for b in expr.binders if b.source is not None]
     writer.words = () if apart else around
-    writer.words += tuple(word for n in counters for word in (f'"{n}"', writer.name(n)))
+    writer.words += tuple(word for b in counters for word in (f'"{b.name}"', _number(writer, b)))
     text = write(writer, expr.body)
     writer.words = around
     return text, around
@@ -258,8 +266,19 @@ def _counted(expr: ir.Reduced) -> bool:
     return any(b.source is not None for b in expr.binders)
 
 
+def _number(writer: Writer, binder: ir.Binder) -> str:
+    """The number of a counter, or the place of an element in its list."""
+    name = writer.name(binder.name)
+    if binder.source is None or isinstance(binder.source, ir.Counting):
+        return name
+    return writer.name(ir.place_of(binder.name))
+
+
 def _counter(writer: Writer, binder: ir.Binder) -> str:
-    assert isinstance(binder.source, ir.Counting)
+    assert binder.source is not None
+    if not isinstance(binder.source, ir.Counting):
+        place = writer.name(ir.place_of(binder.name))
+        return f"{place}, {writer.name(binder.name)} in enumerate({write(writer, binder.source)})"
     low, high = write(writer, binder.source.low), write(writer, binder.source.high)
     return f"{writer.name(binder.name)} in range({low}, {high} + 1)"
 
@@ -332,8 +351,8 @@ def free_reads(expr: ir.Expr, bound: frozenset[str] = frozenset()) -> dict[str, 
             for child in ir.children(expr):
                 found |= free_reads(child, bound)
         case ir.Reduced():
-            own = bound | {b.name for b in expr.binders if b.source is not None}
-            found |= free_reads(expr.body, own)
+            names = {b.name for b in expr.binders if b.source is not None}
+            found |= free_reads(expr.body, bound | names | set(map(ir.place_of, names)))
             for binder in expr.binders:
                 if binder.source is not None:
                     found |= free_reads(binder.source, bound)

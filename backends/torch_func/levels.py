@@ -73,6 +73,7 @@ def draw_function(coder: Coder, step: Step) -> Function:
         lines.append(
             _assign(coder, index.name, draws.index_draw(coder.writer, coder.program, level, index), index.span)
         )
+        lines += numbered(coder, index)
         exprs.append(index.source)
     for draw in level.draws:
         lines.append(_assign(coder, draw.name, _draw_text(coder, level, draw), draw.span))
@@ -86,6 +87,13 @@ def draw_function(coder: Coder, step: Step) -> Function:
     doc = f"The draws of one step of {level.name}."
     lines.append(Return(", ".join(names)))
     return coder.function(f"{level.name}_draw", [*parameters, "key"], doc, lines, step.span)
+
+
+def numbered(coder: Coder, index: ir.Index) -> list[Statement]:
+    """Where the elements of a list stand in it, for an index that is a subscript."""
+    if not index.numbered:
+        return []
+    return [_assign(coder, ir.place_of(index.name), f"list(range(len({coder.writer.name(index.name)})))", index.span)]
 
 
 def _draw_text(coder: Coder, level: ir.Level, draw: ir.Draw) -> str:
@@ -201,6 +209,7 @@ def per_element(
 def value_axes(coder: Coder, level: ir.Level) -> dict[str, tuple[str, ...]]:
     """The Python names of a level's indices, draws and solutions, with the lists they are copied over."""
     found = {coder.writer.name(i.name): (*i.source.axes, i.name) for i in level.indices}
+    found |= {coder.writer.name(ir.place_of(i.name)): (*i.source.axes, i.name) for i in level.indices if i.numbered}
     found |= {coder.writer.name(d.name): d.source.axes for d in level.draws}
     for inner in level.levels:
         found |= {coder.writer.name(n): inner.copies for n in inner.names}

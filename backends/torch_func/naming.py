@@ -17,7 +17,7 @@ OWN = frozenset(
 """words the emitted code uses itself"""
 
 PREFIXES = ("d_", "more_", "curvature_", "moved_", "solver_")
-SUFFIXES = ("_at", "_free", "_states", "_back", "_begin", "_end", "_residual")
+SUFFIXES = ("_at", "_free", "_states", "_back", "_begin", "_end", "_residual", "_number")
 """what the emitted code puts around the recipe's names to make its own"""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Return, Statement
 from bilevel.backends.torch_func import draws, populations, windows
@@ -16,7 +18,7 @@ from bilevel.backends.torch_func.coder import (
     used_levels,
 )
 from bilevel.backends.torch_func.expressions import free_reads, mapped, write
-from bilevel.backends.torch_func.levels import solve, solver_state
+from bilevel.backends.torch_func.levels import numbered, solve, solver_state
 from bilevel.backends.torch_func.steps import step_body
 from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
@@ -229,7 +231,10 @@ def _report_draws(coder: Coder, level: ir.Level, report: ir.Report) -> list[Stat
     for index in level.indices:
         chosen = replaced.get(index.name, index)
         text = draws.index_draw(coder.writer, coder.program, level, chosen)
-        lines.append(Assign(coder.writer.name(index.name), text))
+        lines += [
+            Assign(coder.writer.name(index.name), text),
+            *numbered(coder, replace(chosen, numbered=index.numbered)),
+        ]
     for draw in (d for d in level.draws if d.name != ir.NOISE):
         lines.append(Assign(coder.writer.name(draw.name), draws.batch_draw(coder.writer, coder.program, level, draw)))
     return lines

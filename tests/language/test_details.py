@@ -229,3 +229,67 @@ def test_a_counter_is_in_sight_of_all_that_its_level_does() -> None:
 def test_a_counter_is_not_in_sight_of_the_start() -> None:
     with pytest.raises(RecipeError, match=r"B202\]: `k` is out of sight in a start of level `fit`"):
         plan_text(COUNTER.replace("w : real[3] from x", "w : real[3] from x * k"))
+
+
+# ---- lists as sizes ------------------------------------------------------------------------------------------
+
+GROUPS = """recipe groups
+use groups = [points(count = 2), points(count = 3), points(count = 4)]
+use net = mlp(3, 2, 1)
+let loss(g, x) = mean((dot(g.all.x, x) - g.all.y)^2)
+level top {
+    q : real[groups] in positive from 0.5
+    x : real[3] from 0.2
+    z : params(net)[groups]
+    EACH
+    level fit {
+        w : real[3] from x
+        minimize OPEN q[g]^2 * loss(g, w) + sqnorm(w - x)
+        by sgd(lr = 0.1) for 2 steps
+    }
+    minimize CLOSE (q[g] * loss(g, w) + mean((net[z[g]](g.all.x))^2))
+    by sgd(lr = 0.1) for 2 steps
+}
+"""
+
+
+def test_an_index_over_a_list_subscripts_the_axis_of_its_length() -> None:
+    compiled = compile_text(GROUPS.replace("EACH", "each g in groups").replace("OPEN", "").replace("CLOSE", "mean[g]"))
+    assert quotient_error(compiled) < 1e-6
+    values, net = [], compiled.parts["net"]
+    state = compiled.phase.begin(compiled.key())
+    for place, count in enumerate((2, 3, 4)):
+        x, y = points(count)
+        w = np.full(3, 0.2)
+        for _ in range(2):
+            w = w - 0.1 * (0.25 * 2 * (x.T @ (x @ w - y)) / count + 2 * (w - 0.2))
+        own = {name: leaf[place] for name, leaf in state.x[2].items()}
+        scores = torch.func.functional_call(net, own, (torch.tensor(x),))
+        values.append(0.5 * ((x @ w - y) ** 2).mean() + (scores**2).mean().item())
+    assert abs(hypergradient(compiled)[0] - np.mean(values)) < 1e-12
+
+
+def test_a_reducer_may_open_a_list_itself() -> None:
+    text = GROUPS.replace("EACH", "").replace("OPEN", "mean[g in groups]").replace("CLOSE", "sum[g in groups]")
+    compiled = compile_text(text)
+    assert quotient_error(compiled) < 1e-6
+    w = np.full(3, 0.2)
+    data = [points(count) for count in (2, 3, 4)]
+    for _ in range(2):
+        slopes = [0.25 * 2 * (x.T @ (x @ w - y)) / len(y) for x, y in data]
+        w = w - 0.1 * (np.mean(slopes, 0) + 2 * (w - 0.2))
+    gradient = compiled.phase.hypergradient(compiled.phase.begin(compiled.key()), compiled.key())[0][0]
+    assert gradient.shape == (3,)
+    without_nets = compile_text(text.replace(" + mean((net[z[g]](g.all.x))^2)", " + 0 * sqnorm(z[g])"))
+    expected = sum(0.5 * ((x @ w - y) ** 2).mean() for x, y in data)
+    assert abs(hypergradient(without_nets)[0] - expected) < 1e-12
+
+
+def test_an_element_is_no_position_in_another_axis() -> None:
+    text = GROUPS.replace("EACH", "each g in groups").replace("OPEN", "").replace("CLOSE", "mean[g]")
+    with pytest.raises(RecipeError, match=r"B303\]: `i` is record"):
+        plan_text(
+            text.replace("let loss(g, x) =", "let part(a, i) = a[i]\nlet loss(g, x) =").replace(
+                "q[g] *", "part(q, g) *"
+            )
+        )
