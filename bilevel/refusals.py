@@ -5,11 +5,13 @@ Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B5
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from bilevel import ir
 from bilevel.dsl import nodes
+from bilevel.dsl.degree import POLYNOMIAL, degree
 from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import LevelFacts, readers
@@ -42,6 +44,10 @@ def refused(
         return RecipeError([_too_many_kept(found, level, mode, entry)])
     if verdict.code == "B408":
         return RecipeError([_unsolved(found, level) if verdict.reason == "formula" else _not_quadratic(found, level)])
+    if isinstance(mode, Leap) and verdict.code == "B405" and name is not None:
+        return RecipeError([_cut_off(found, level, mode, entry, name)])
+    if verdict.code == "B404" and name is not None:
+        return RecipeError([_zero(found, level, facts, mode.title.partition("(")[0], name)])
     return RecipeError([_worded(found, level, mode.title, name)])
 
 
@@ -49,12 +55,6 @@ def _worded(found: Diagnostic, level: ir.Level, title: str, name: str | None) ->
     """The message of a code that has one of its own."""
     word = title.partition("(")[0]
     match found.code:
-        case "B404" if name is not None:
-            message = f"`{word}` gives `{name}` a gradient of exactly zero"
-            return replace(found, message=message, label="differentiates the solution, not the path to it")
-        case "B405" if name is not None:
-            message = f"`{word}` cuts `{name}` off from the objective of `{level.parent}`"
-            return replace(found, message=message, label="no differentiable step is left")
         case "B413" if name is not None:
             message = f"`{name}` reaches the objective only through the inner gradient, which order = 1 holds constant"
             return replace(found, message=message, why=f"{level.parent} would compute a gradient that is always zero")
@@ -71,6 +71,53 @@ def _worded(found: Diagnostic, level: ir.Level, title: str, name: str | None) ->
     return found
 
 
+def _zero(found: Diagnostic, level: ir.Level, facts: LevelFacts, word: str, name: str) -> Diagnostic:
+    """B404: at a stationary point the answer does not depend on what enters through the start or the solver alone."""
+    declared, *entered = found.related or (Related(found.span or level.span, ""),)
+    entered = [Related(_argument(r.span), "" if _argument(r.span) != r.span else r.label) for r in entered]
+    rest = [t for t in facts.targets if t in facts.entering("objective", "inner")]
+    drop = f"\nor drop `{name}` from {level.parent} and keep {word} for `{'`, `'.join(rest)}`" if rest else ""
+    through = "the step size" if any(e.name == name and e.through == "solver" for e in facts.enters) else "the start"
+    found = replace(
+        found,
+        message=f"`{word}` gives `{name}` a gradient of exactly zero",
+        label="differentiates the solution, not the path to it",
+    )
+    if "enters only" not in found.why:
+        return found  # `through` names an expression that lacks it
+    return replace(
+        found,
+        related=(declared, *entered),
+        why=f"at a stationary point the answer does not depend on {through}, so d{level.names[0]}*/d{name} = 0",
+        fix=f"{found.fix}{drop}",
+    )
+
+
+def _argument(value: Span) -> Span:
+    """`lr = lr` for the value after the sign, where it is a named argument."""
+    text = value.source.text[: value.start]
+    before = re.search(r"[^\W\d]\w*\s*=\s*$", text)
+    return value if before is None else Span(value.source, before.start(), value.end)
+
+
+def _cut_off(found: Diagnostic, level: ir.Level, mode: Leap, entry: ir.Entry | None, name: str) -> Diagnostic:
+    """B405: a leap without a step of the teacher, and a name that acts through the steps alone."""
+    option = next((o for o in entry.options if o.name == "teacher"), None) if entry is not None else None
+    declared, *entered = found.related or (Related(found.span or level.span, ""),)
+    starts = [f"{v.name} is {v.start.span.text if v.start is not None else 'init'}" for v in level.variables]
+    acts = tuple(Related(r.span, f"{name} acts only through the steps of `{level.name}`") for r in entered)
+    return replace(
+        found,
+        message=f"`leap(teacher = {mode.teacher})` cuts `{name}` off from the objective of `{level.parent}`",
+        span=found.span if option is None else option.span,
+        label="no differentiable step is left",
+        related=acts or (declared,),
+        why="a leap lets gradients through the start value and the first `teacher` steps only;\n"
+        f"the start value of {', '.join(starts)}, which does not contain {name}",
+        fix=f"leap(teacher = 1, keep = {mode.keep}, ...)",
+    )
+
+
 def _too_many_kept(found: Diagnostic, level: ir.Level, mode: Leap, entry: ir.Entry | None) -> Diagnostic:
     option = next((o for o in entry.options if o.name == "keep"), None) if entry is not None else None
     most = int(steps_of(level)) - mode.teacher
@@ -79,16 +126,27 @@ def _too_many_kept(found: Diagnostic, level: ir.Level, mode: Leap, entry: ir.Ent
         found,
         message=f"`keep = {mode.keep}` asks for more checkpoints than `{level.name}` makes",
         span=found.span if option is None else option.span,
-        related=(Related(_count_span(level), f"{steps_of(level):g} steps, {mode.teacher} of them the teacher's"),),
+        related=(Related(_count_span(level), _checkpoints(level, mode)),),
         why="",
         fix=f"{fix}{level.name}.steps = {mode.keep + mode.teacher} or more",
     )
 
 
+def _checkpoints(level: ir.Level, mode: Leap) -> str:
+    steps = int(steps_of(level))
+    if mode.teacher == 0:
+        return f"{steps} steps, so {steps} checkpoints after the start"
+    return f"{steps} steps, {mode.teacher} of them the teacher's, so {max(0, steps - mode.teacher)} checkpoints"
+
+
 def _count_span(level: ir.Level) -> Span:
-    """Where the number of steps is written, which may be an override."""
+    """Where the number of steps is written: the line that overrides it, or the duration."""
     duration = level.phases[-1].duration
-    return duration.count.span if isinstance(duration, ir.Steps) else level.phases[-1].span
+    if not isinstance(duration, ir.Steps):
+        return level.phases[-1].span
+    value = duration.count.span
+    before = re.search(r"[\w.]+\.\w+\s*=\s*$", value.source.text[: value.start])
+    return value if before is None else Span(value.source, before.start(), value.end)
 
 
 def _not_quadratic(found: Diagnostic, level: ir.Level) -> Diagnostic:
@@ -96,11 +154,21 @@ def _not_quadratic(found: Diagnostic, level: ir.Level) -> Diagnostic:
     names = ", ".join(level.names)
     return replace(
         found,
-        message=f"`closed_form` needs an objective quadratic in `{names}`",
+        message=f"`closed_form` needs an objective quadratic in `{names}`{_guilty(level)}",
         span=level.phases[-1].span,
         related=related,
         fix="by lbfgs() until stationary(1e-6) within 200 steps",
     )
+
+
+def _guilty(level: ir.Level) -> str:
+    """`; ce(...) is not`, where one function is to blame."""
+    value = level.objective.value if level.objective is not None else None
+    names = frozenset(level.names)
+    for part in ir.walk(value) if value is not None else ():
+        if isinstance(part, ir.Builtin) and degree(part, names) > 2 and part.function not in POLYNOMIAL:
+            return f"; `{part.function}(...)` is not"
+    return ""
 
 
 def _unsolved(found: Diagnostic, level: ir.Level) -> Diagnostic:

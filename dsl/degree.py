@@ -14,6 +14,7 @@ OTHER = 3
 LINEAR = frozenset({"mean", "sum", "trace", "transpose", "reshape", "concat", "outer_sum"})
 PRODUCTS = frozenset({"dot", "outer"})
 SQUARES = frozenset({"sqnorm", "mse", "sqdist"})
+POLYNOMIAL = LINEAR | PRODUCTS | SQUARES | {"quad"}
 
 
 def degree(expr: ir.Expr, names: frozenset[str], bound: Mapping[str, int] | None = None) -> int:

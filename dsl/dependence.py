@@ -172,7 +172,7 @@ def _flat(level: ir.Level) -> Diagnostic | None:
         f"`{solver.name}` needs a gradient, and this objective has none",
         Span(solver.span.source, solver.span.start, solver.span.end),
         "gradient-based solver",
-        (Related(guilty.span, "piecewise constant: derivative 0 almost everywhere"),),
+        (Related(_called(guilty, name), "piecewise constant: derivative 0 almost everywhere"),),
         why=f"{name} jumps when a prediction flips and is flat in between"
         if name == "accuracy"
         else f"`{name}` is registered as not smooth"
@@ -181,6 +181,12 @@ def _flat(level: ir.Level) -> Diagnostic | None:
         fix=f"by cmaes(sigma = 0.3, population = 12) for {generations}\n"
         f"or a smooth surrogate: minimize {before if found else ''}mean(ce(...))",
     )
+
+
+def _called(guilty: ir.Expr, name: str) -> Span:
+    """The name of the function in a call, or the whole expression."""
+    span = guilty.span
+    return Span(span.source, span.start, span.start + len(name)) if span.text.startswith(f"{name}(") else span
 
 
 def _guilty(value: ir.Expr) -> ir.Expr:
