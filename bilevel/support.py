@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
-from bilevel.dsl.datatypes import Array, ListType, Records
+from bilevel.dsl.datatypes import Array, ListType, Records, Tree
 from bilevel.dsl.noises import is_noisy
 from bilevel.dsl.solvers import RATES
 from bilevel.errors import Diagnostic, Span
@@ -60,6 +60,8 @@ def _missing(what: str, span: Span, instead: str = "") -> Diagnostic:
 
 def _variables(level: ir.Level) -> Iterator[Diagnostic]:
     for variable in level.variables:
+        if isinstance(variable.type, Tree) and not all(isinstance(count, int) for count in variable.type.count):
+            yield _missing(f"`{variable.name}`, which is as many trees as the data say,", variable.span)
         if isinstance(variable.type, Array) and not variable.type.ranked:
             yield _missing(f"`{variable.name}`, whose shape comes from the data,", variable.span)
         if variable.domain is not None and variable.domain not in DOMAINS:

@@ -94,7 +94,10 @@ def _tree_type(checker: Checker, level: str, type_: nodes.TreeType) -> Type:
         if argument.value is not net:
             _check_part(checker, argument, given)
     part = Part(parts.get("only"), parts.get("except"))
-    return Tree(_path(net), part, type_.kind, tuple(_declared_size(checker, level, c) for c in type_.count))
+    counts = [_declared_size(checker, level, c) for c in type_.count]
+    numbers = (shapes.value_of(count, checker.sizes) for count in counts)
+    whole = tuple(c if number is None else number for c, number in zip(counts, numbers, strict=True))
+    return Tree(_path(net), part, type_.kind, whole)
 
 
 def _no_type(type_: nodes.TreeType) -> Diagnostic:

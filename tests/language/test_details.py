@@ -68,7 +68,7 @@ level top {
 
 def test_one_tree_is_no_start_of_several() -> None:
     text = TREES.replace("lam : real from 0.1", "lam : real from 0.1\n    w : params(net)").replace("START", "w")
-    with pytest.raises(RecipeError, match=r"B303\]: `z` is params\(net\)\[n\] and cannot start from params\(net\)"):
+    with pytest.raises(RecipeError, match=r"B303\]: `z` is params\(net\)\[2\] and cannot start from params\(net\)"):
         plan_text(text.replace("sqnorm(z[1])", "sqnorm(z[1]) + sqnorm(w)"))
 
 
@@ -293,3 +293,13 @@ def test_an_element_is_no_position_in_another_axis() -> None:
                 "q[g] *", "part(q, g) *"
             )
         )
+
+
+def test_the_size_of_an_array_of_trees_is_all_its_numbers() -> None:
+    from bilevel.binding import bind
+    from bilevel.explain import plan_text as explained
+    from tests.zoo.compiled import REGISTRY
+
+    plan = plan_text(TREES.replace("START", "init(net)"))
+    parts = bind(plan.program, REGISTRY, {}, torch.device("cpu"), torch.float64)
+    assert "z: 42 numbers" in explained(plan, parts)
