@@ -128,7 +128,7 @@ def _not_kept(entry: Kept, path: Path, error: OSError) -> RecipeError:
         "B608",
         f"`{entry.name}` cannot keep its {entry.what} in {path.parent}",
         why=error.strerror or str(error),
-        fix="make 50 MB of room there, or set XDG_CACHE_HOME to a folder that can be written to",
+        fix="make room there (most data sets need less than 50 MB), or set XDG_CACHE_HOME to a folder that can be written to",
     )
 
 
