@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -92,14 +93,36 @@ def reference() -> Calibration:
     return read_calibration(REFERENCE)
 
 
+def stored() -> Path:
+    """Where the calibration of this machine is kept; only `bilevel analyze` writes it."""
+    folder = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(folder) / "bilevel" / "calibration.json"
+
+
+def current() -> Calibration:
+    """The calibration of this machine where there is one, else the reference."""
+    try:
+        return read_calibration(stored())
+    except (OSError, ValueError, KeyError, TypeError):
+        return reference()
+
+
+def store(calibration: Calibration) -> Path:
+    """Keep the calibration of this machine for later plans; raises OSError."""
+    path = stored()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(calibration.to_json(), indent=1) + "\n", "utf-8")
+    return path
+
+
 @dataclass(frozen=True, slots=True)
 class Formula:
     """Work (floating point operations) and peak memory (bytes) of one step of the level around, in symbols.
 
     P copies, T steps; of one copy: g work of one inner step, b of the way back through it, d of one tangent, r of a
-    step both ways by its own graph, v of one product with the linear system, G of all that is not steps; s bytes of a
-    state, h kept with the graph of a step, A of all else at the peak. n, m: outer and inner numbers; K: products of
-    the linear solver; w, k: steps of a window, checkpoints.
+    step both ways with its graph kept, v of one product with the linear system, G of all that is not steps; s bytes
+    of a state, h of a state with the graph of its step, A of all else at the peak. n, m: outer and inner numbers;
+    K: products of the linear solver; k: its rank; R: steps that binomial checkpoints compute again.
     """
 
     work: str
@@ -116,7 +139,7 @@ class Formula:
 
     def at(self, values: Mapping[str, float]) -> tuple[float, float]:
         """Both with numbers in place of the symbols."""
-        work, memory = (float(e.subs({str(s): values[str(s)] for s in e.free_symbols})) for e in self._plain())
+        work, memory = (float(e.subs({s: values[str(s)] for s in e.free_symbols})) for e in self._plain())
         return work, memory
 
     def _plain(self) -> tuple[Any, Any]:
@@ -138,6 +161,8 @@ class Cost:
     seconds: float | None = None
     untraced: str = ""
     """why there are no numbers"""
+    growth: float | None = None
+    """bytes that the peak grows by with one more step"""
 
     @property
     def peak(self) -> float | None:

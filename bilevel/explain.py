@@ -13,10 +13,11 @@ from bilevel import ir
 from bilevel.dsl.datatypes import Array, ListType, Tree
 from bilevel.equations import duration, equation, solver
 from bilevel.errors import fail
-from bilevel.kinds import kind, tests_gradient
+from bilevel.kinds import kind
 from bilevel.modes import Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.modes.closed_form import formula
-from bilevel.plan import Candidate, Choice, Plan, repeats_of
+from bilevel.plan import Plan, repeats_of
+from bilevel.table import fact_lines, table, totals, verdict
 
 if TYPE_CHECKING:
     from bilevel.binding import Parts
@@ -28,10 +29,12 @@ def plan_text(plan: Plan, parts: Parts | None = None) -> str:
         _headline(plan),
         "\n".join(_equations(plan)),
         "\n".join(_sizes(plan, parts)),
+        "" if plan.numbers is None else "\n".join(fact_lines(plan.numbers)),
         "\n".join(_attention(parts)),
         *("\n".join(_one_step(plan, level)) for level in plan.program.levels),
-        *("\n".join(_choice(plan, choice)) for choice in plan.choices.values()),
+        *("\n".join(table(plan, choice)) for choice in plan.choices.values()),
         "\n".join(_reports(plan)),
+        "\n".join(totals(plan)),
     ]
     return "\n\n".join(s for s in sections if s) + "\n"
 
@@ -239,57 +242,17 @@ PRODUCTS = {
 # ---- modes ---------------------------------------------------------------------------------------------------
 
 
-def _choice(plan: Plan, choice: Choice) -> Iterator[str]:
-    """The modes that this version has for a level, chosen and rejected."""
-    level = plan.program.level(choice.level)
-    yield f"how `{choice.level}` is differentiated"
-    yield f"    {'mode':<30}class"
-    for candidate in choice.candidates:
-        mark = ">" if candidate.chosen else " "
-        yield f"  {mark} {candidate.title:<30}{candidate.exactness:<10}{_verdict(level, choice, candidate)}".rstrip()
-
-
 def why(plan: Plan, level: str, mode: str) -> str:
     """The verdict on one mode of one level; raises RecipeError for a level or mode that the plan does not list."""
     choice = plan.choices.get(level)
     if choice is None:
         raise fail("B501", f"there is no level `{level}` to differentiate", note=f"levels: {', '.join(plan.choices)}")
-    found = next((c for c in choice.candidates if c.title == mode), None)
+    wanted = mode.replace(" ", "")
+    found = next((c for c in choice.candidates if c.title.replace(" ", "") == wanted), None)
     if found is None:
         listed = ", ".join(c.title for c in choice.candidates)
         raise fail("B506", f"`{mode}` is not among the modes of `{level}`", note=f"modes: {listed}")
-    return f"{found.title} ({found.exactness}): {_verdict(plan.program.level(level), choice, found)}"
-
-
-def _verdict(level: ir.Level, choice: Choice, candidate: Candidate) -> str:
-    if candidate.chosen:
-        return f"chosen: {_reason(choice)}"
-    if not candidate.verdict.ok:
-        return f"not applicable [{candidate.verdict.reason}]: {candidate.verdict.why}"
-    if choice.pinned:
-        return "not taken [pinned]: the schedule names another mode"
-    if tests_gradient(level) and candidate.exactness == "biased":
-        return "not allowed [class]: differentiates the steps that were taken, not the point they promise"
-    if choice.adjoint is None:
-        return f"not taken [path]: no derivative of `{level.name}` is wanted"
-    return next((text for head, text in OTHERS if candidate.title.startswith(head)), "")
-
-
-OTHERS = (
-    ("rmd(order", "not allowed [class]: holds the gradient inside each step constant"),
-    ("rmd(checkpoint", "exact too: keeps fewer states and computes the others again"),
-    ("rmd(store", "exact too: keeps more and computes nothing again"),
-    ("rmd", "exact too: goes back through all steps"),
-    ("fmd", "exact too: carries one tangent for each outer number"),
-    ("ift", "not allowed [class]: `for` promises no stationary point"),
-)
-"""what speaks for or against a mode that could be used and was not"""
-
-
-def _reason(choice: Choice) -> str:
-    if choice.pinned and choice.at is not None:
-        return f"named at {choice.at.source.name.rpartition('/')[2]}:{choice.at.line}"
-    return "exact" if choice.adjoint is not None else "its solution reaches no objective un-stopped"
+    return f"{found.title} ({found.exactness}): {verdict(plan.program.level(level), choice, found)}"
 
 
 def _reports(plan: Plan) -> Iterator[str]:

@@ -15,6 +15,23 @@ from bilevel.dsl.solvers import SOLVERS
 from bilevel.errors import Span
 
 Entrance = Literal["start", "objective", "solver", "inner"]
+Origin = Literal["declared", "derived", "traced", "assumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number that costs rest on, in the symbols of `costs.Formula`; `unit` "" counts, "B" or "FLOP" of one copy.
+
+    `declared`: written at `span`; `derived`: from shapes; `traced`: counted without numbers; `assumed`: an upper
+    bound, where only a run could tell.
+    """
+
+    symbol: str
+    value: float
+    unit: str
+    origin: Origin
+    span: Span
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,7 @@ class _Check:
             self.skipped.append(f"{spelled}: {reason}")
             return None
         try:
-            plan = _replanned(self.small.recipe, modes)
+            plan = _replanned(self.small.recipe, modes, self.small.decided)
             phases = build(plan, self.parts)
         except RecipeError as error:
             self.skipped.append(f"{spelled}: {error.diagnostics[0].message}")
@@ -285,11 +285,11 @@ class _Check:
         return None if found is None else (", ".join(f"{n}: {m}" for n, m in modes.items()), found)
 
 
-def _replanned(recipe: Recipe, modes: Mapping[str, str]) -> Plan:
+def _replanned(recipe: Recipe, modes: Mapping[str, str], decided: Mapping[str, str]) -> Plan:
     """The plan with other modes for some levels; refused where a schedule of the recipe's own says otherwise."""
     settings = recipe.settings
     paths = {schedule_path(settings, name, recipe.schedule): mode for name, mode in modes.items()}
-    made = pipeline.plan(recipe.with_(paths).program)
+    made = pipeline.plan(recipe.with_(paths).program, decided=decided)
     for name, mode in modes.items():
         if made.choices[name].mode != mode:
             span = made.choices[name].at

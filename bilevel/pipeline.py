@@ -26,6 +26,7 @@ from bilevel.registry import Description, Manifest
 from bilevel.version import VERSION
 
 if TYPE_CHECKING:
+    from bilevel.modes import Class
     from bilevel.plan import Plan
 
 ZOO = Path(__file__).parent / "recipes"
@@ -134,11 +135,11 @@ def check_text(text: str, name: str = "<recipe>", manifests: Sequence[Manifest] 
     return check(parse(text, name), Options(manifests=tuple(manifests)))
 
 
-def plan(program: ir.Program) -> Plan:
-    """The plan of a checked program; raises RecipeError where there is none."""
+def plan(program: ir.Program, allow: Class = "exact", decided: Mapping[str, str] | None = None) -> Plan:
+    """The symbolic plan of a checked program; raises RecipeError where there is none. See `plan_program`."""
     from bilevel.planner import plan_program
 
-    return plan_program(program)
+    return plan_program(program, allow=allow, decided=decided or {})
 
 
 def emit(made: Plan) -> str:

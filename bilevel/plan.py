@@ -15,8 +15,10 @@ from typing import Literal
 import networkx as nx
 
 from bilevel import ir
+from bilevel.costs import Calibration, Cost
 from bilevel.errors import Span
-from bilevel.facts import Facts
+from bilevel.facts import Fact, Facts
+from bilevel.limits import Limit
 from bilevel.modes import Adjoint, Class, Verdict
 
 Operation = Literal["let", "draw", "start", "objective", "gradient", "update", "forward", "pullback", "step", "report"]
@@ -47,6 +49,11 @@ class Candidate:
     exactness: Class
     verdict: Verdict
     chosen: bool
+    cost: Cost | None = None
+    reasons: tuple[str, ...] = ()
+    """why it was not chosen, as words that a program can read; empty where it was, or was only slower"""
+    note: str = ""
+    """the same for people"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,24 @@ class Choice:
     pinned: bool
     candidates: tuple[Candidate, ...]
     at: Span | None = field(default=None, compare=False)
+    changes: tuple[str, ...] = ()
+    """what would change the choice"""
+
+    @property
+    def cost(self) -> Cost | None:
+        """The cost of the mode that was chosen."""
+        return next((c.cost for c in self.candidates if c.chosen), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What a plan rests on once parts are built: facts of every level, the cost of one step of each outermost level."""
+
+    facts: Mapping[str, tuple[Fact, ...]]
+    steps: Mapping[str, Cost]
+    calibration: Calibration
+    limit: Limit | None
+    allow: Class
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +97,8 @@ class Plan:
     graph: nx.DiGraph = field(compare=False, repr=False)
     settings: Mapping[Span, str] = field(default_factory=dict)
     """literals that a report replaces, by their place in the text: the name they have in the emitted module"""
+    numbers: Numbers | None = None
+    """None for a symbolic plan"""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -96,6 +123,11 @@ class Plan:
         from bilevel.display import plan_bundle
 
         return plan_bundle(self)
+
+    @property
+    def decided(self) -> dict[str, str]:
+        """The modes that the planner took by itself, by level: what a later plan of the same recipe may take again."""
+        return {name: choice.mode for name, choice in self.choices.items() if not choice.pinned}
 
     @property
     def exactness(self) -> Class:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from bilevel import ir
+from bilevel.costs import Cost
 from bilevel.equations import duration, equation, solver
-from bilevel.plan import Choice, Plan
+from bilevel.facts import Fact
+from bilevel.plan import Choice, Numbers, Plan
+from bilevel.table import MEANINGS
 
 VERSION = 1
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
     """The plan with its levels, decisions and graph; lists are in the order of the plan's text."""
-    return {
+    made = {
         "bilevel_plan": VERSION,
         "recipe": plan.program.name,
         "plan": plan.identity,
@@ -21,6 +26,46 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "graph": {"nodes": _nodes(plan), "edges": _edges(plan)},
         "sources": _sources(plan),
     }
+    return made if plan.numbers is None else made | _numbers(plan.numbers)
+
+
+def _numbers(numbers: Numbers) -> dict[str, object]:
+    """What a plan with built parts rests on: facts, limits, speed, and one step of every outermost level."""
+    limit = numbers.limit
+    return {
+        "allow": numbers.allow,
+        "limits": {"memory": None if limit is None else limit.memory, "asked": limit is not None and limit.asked},
+        "calibration": {**numbers.calibration.to_json(), "hash": numbers.calibration.identity},
+        "facts": {name: [_fact(fact) for fact in facts] for name, facts in numbers.facts.items()},
+        "steps": {name: _counted(cost) for name, cost in numbers.steps.items()},
+    }
+
+
+def _fact(fact: Fact) -> dict[str, object]:
+    return {
+        "symbol": fact.symbol,
+        "value": fact.value,
+        "unit": fact.unit,
+        "meaning": MEANINGS[fact.symbol],
+        "origin": fact.origin,
+        "of": list(fact.names),
+        "at": str(fact.span),
+    }
+
+
+def _cost(cost: Cost) -> dict[str, object]:
+    """Formulas, and what was counted for one step of the level around."""
+    return {
+        "flop": {"expr": cost.formula.work, "value": None if cost.work is None else cost.work.flop},
+        "bytes": {"expr": cost.formula.memory, "value": cost.peak},
+        **_counted(cost),
+    }
+
+
+def _counted(cost: Cost) -> dict[str, object]:
+    if cost.work is None:
+        return {"seconds": None, "untraced": cost.untraced} if cost.untraced else {}
+    return {"seconds": cost.seconds, "counted": asdict(cost.work)}
 
 
 def _sources(plan: Plan) -> dict[str, str]:
@@ -50,7 +95,8 @@ def _level(level: ir.Level) -> dict[str, object]:
 def _choice(plan: Plan, choice: Choice) -> dict[str, object]:
     candidates = [
         {"mode": one.title, "class": one.exactness, "ok": one.verdict.ok, "chosen": one.chosen}
-        | ({} if one.verdict.ok else {"reason": one.verdict.reason, "why": one.verdict.why})
+        | {"reasons": list(one.reasons), "why": one.note}
+        | ({} if one.cost is None else _cost(one.cost))
         for one in choice.candidates
     ]
     return {
@@ -60,6 +106,7 @@ def _choice(plan: Plan, choice: Choice) -> dict[str, object]:
         "class": choice.exactness,
         "pinned": choice.pinned,
         "candidates": candidates,
+        "would_change": list(choice.changes),
     }
 
 

@@ -1,37 +1,146 @@
 """The planner: a mode for every level, and the graph of steps that follows from it.
 
-Takes a checked program and its facts; gives a `Plan` or refuses with B404-B413, B501-B507. Imports no torch.
+Takes a checked program and its facts; gives a `Plan` or refuses with B404-B413, B501-B511. Imports no torch.
 `choose` is pure and public; its docstring is the decision table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
-
-import networkx as nx
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol
 
 from bilevel import ir
+from bilevel.costs import Calibration, Cost
 from bilevel.dsl.paths import settings as all_settings
-from bilevel.errors import RecipeError, Span
-from bilevel.facts import Facts, LevelFacts, derive_facts
-from bilevel.kinds import is_searched, kind, line_searches
-from bilevel.modes import MODES, ClosedForm, Evolve, Forward, ForwardMode, Implicit, ImplicitMode, Leap, Mode, Reverse
-from bilevel.modes.options import checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
-from bilevel.plan import Candidate, Choice, Operation, Plan, Step, repeats_of
-from bilevel.refusals import inside_next, no_effect, refused, too_deep
+from bilevel.errors import Diagnostic, RecipeError, Span
+from bilevel.facts import Fact, Facts, LevelFacts, derive_facts
+from bilevel.graph import graph_of
+from bilevel.kinds import kind
+from bilevel.limits import Limit, limit_text
+from bilevel.modes import (
+    MODES,
+    Class,
+    ClosedForm,
+    Evolve,
+    Forward,
+    ForwardMode,
+    Implicit,
+    ImplicitMode,
+    Leap,
+    Linear,
+    Mode,
+    Reverse,
+)
+from bilevel.modes.closed_form import degree_of
+from bilevel.modes.options import auto_leap, checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
+from bilevel.plan import Candidate, Choice, Numbers, Plan
+from bilevel.refusals import does_not_fit, inside_next, no_effect, nothing_fits, refused, too_deep
 from bilevel.support import unsupported
 
+NOTHING: Mapping[str, Cost] = MappingProxyType({})
+NOTHING_DECIDED: Mapping[str, str] = MappingProxyType({})
 
-def plan_program(program: ir.Program) -> Plan:
-    """The plan of a program; raises RecipeError where no mode can be used or this version lacks a part."""
+
+class Estimates(Protocol):
+    """Where numbers come from: `bilevel.estimates.Estimator`, which needs built parts and torch."""
+
+    calibration: Calibration
+
+    def cost(self, choices: Mapping[str, Choice], level: ir.Level, mode: Mode) -> Cost:
+        """The cost of a step of the outermost level around `level`, differentiated by `mode`."""
+
+    def known(self, choices: Mapping[str, Choice], level: ir.Level) -> tuple[Fact, ...]:
+        """The facts of a level."""
+
+    def step(self, choices: Mapping[str, Choice], phase: ir.Level) -> Cost | None:
+        """The cost of a step of an outermost level as chosen."""
+
+
+def plan_program(
+    program: ir.Program,
+    estimates: Callable[[ir.Program, Facts], Estimates] | None = None,
+    limit: Limit | None = None,
+    allow: Class = "exact",
+    every: bool = False,
+    decided: Mapping[str, str] = NOTHING_DECIDED,
+) -> Plan:
+    """The plan of a program; raises RecipeError where no mode can be used, fits, or this version lacks a part.
+
+    Without `estimates` it is symbolic: kinds of levels decide. With them the cheapest mode that fits `limit` is
+    taken; `every` also costs the modes that cannot be taken, for people to read. `decided`: modes by level that an
+    earlier plan took, which are taken again whatever they cost.
+    """
     facts = derive_facts(program)
-    problems = list(unsupported(program, facts))
+    problems = [*unsupported(program, facts), *_without_effect(program)]
     if problems:
         raise RecipeError(problems)
-    choices = {level.name: choose(program, level, facts[level.name]) for level in program.walk_levels() if level.parent}
+    inner = [level for level in program.walk_levels() if level.parent]
+    choices = {
+        level.name: choose(program, level, facts[level.name], allow=allow, decided=decided.get(level.name))
+        for level in inner
+    }
     _check_nesting(program, choices)
-    return Plan(program, facts, choices, graph_of(program, facts, choices), _replaced(program))
+    numbers = None
+    if estimates is not None:
+        made = estimates(program, facts)
+        for level in inner:
+            costs = _costs(program, level, facts[level.name], made, choices, allow, every)
+            choices[level.name] = choose(
+                program, level, facts[level.name], costs, limit, allow, decided.get(level.name)
+            )
+        _check_nesting(program, choices)
+        numbers = _numbers(program, made, choices, limit, allow, every)
+    return Plan(program, facts, choices, graph_of(program, facts, choices), _replaced(program), numbers)
+
+
+def _costs(
+    program: ir.Program,
+    level: ir.Level,
+    facts: LevelFacts,
+    estimates: Estimates,
+    choices: Mapping[str, Choice],
+    allow: Class,
+    every: bool,
+) -> dict[str, Cost]:
+    """Costs by mode, of those between which there is something to decide."""
+    asked = _asked(program, level, allow)
+    found = {}
+    for mode in _listed(level, asked):
+        verdict, exactness = mode.accepts(level, facts), mode.exactness(level, facts)
+        wanted = asked.pinned in (None, mode) and _allowed(exactness, asked.allow)
+        if verdict.ok and (every or wanted):
+            found[mode.title] = estimates.cost(choices, level, mode)
+    return found
+
+
+def _numbers(
+    program: ir.Program,
+    estimates: Estimates,
+    choices: Mapping[str, Choice],
+    limit: Limit | None,
+    allow: Class,
+    every: bool,
+) -> Numbers:
+    inner = [level for level in program.walk_levels() if level.parent]
+    facts = {level.name: estimates.known(choices, level) for level in inner} if every else {}
+    steps = {phase.name: cost for phase in program.levels if (cost := estimates.step(choices, phase)) is not None}
+    return Numbers(facts, steps, estimates.calibration, limit, allow)
+
+
+def _without_effect(program: ir.Program) -> Iterator[Diagnostic]:
+    """Lines of the schedule that name an index: how its copies are run is not open to choice yet."""
+    levels = {level.name for level in program.walk_levels()}
+    for entry in program.schedule:
+        if entry.target not in levels and (entry.mode == "loop" or entry.options):
+            yield Diagnostic(
+                "B507",
+                f"`{entry.mode}` of an index cannot be run by this version",
+                entry.span,
+                why=f"the copies of `{entry.target}` are computed all at once, so this line would have no effect",
+                fix=f"remove the line; fewer copies need less memory: {entry.target}.count = ...",
+            )
 
 
 def _check_nesting(program: ir.Program, choices: dict[str, Choice]) -> None:
@@ -58,40 +167,137 @@ def _around(program: ir.Program, level: ir.Level) -> Iterator[ir.Level]:
         yield level
 
 
-def choose(program: ir.Program, level: ir.Level, facts: LevelFacts) -> Choice:
-    """How `level` is differentiated.
+RANKS: tuple[Class, ...] = ("exact", "biased", "surrogate")
+MUCH_MORE = 10.0
+"""times the predicted seconds of the mode that was chosen: then work alone speaks against a mode"""
 
-    1. The schedule names a mode: that one, or an error that says why it cannot be used.
-    2. The level around it compares the members of a population: `evolve`.
-    3. `by closed_form`: substitution.
-    4. The level's solution reaches no objective un-stopped: forward only.
-    5. `until stationary`: `ift` by cg; a fixed point of `next`: `ift` by gmres.
-    6. `for T steps`, `until plateau`, `until below`: `rmd`.
-    7. Nothing exact can be used, and `auto(allow = biased)` allows more: the first such mode that can.
 
-    Costs do not decide yet: by itself the planner takes the first exact mode for each kind of level.
-    """
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a line of the schedule, or the caller, asks for: one mode, or the best of some classes."""
+
+    entry: ir.Entry | None
+    pinned: Mode | None
+    allow: Class
+    leap: Leap | None = None
+
+
+def _asked(program: ir.Program, level: ir.Level, allow: Class) -> Asked:
     entry = next((e for e in program.schedule if e.target == level.name), None)
-    pinned = None if entry is None or entry.mode == "auto" else _named(entry)
-    chosen = pinned or _widened(entry, level, facts, _default(level, facts))
-    if (
-        pinned is not None
-        and entry is not None
-        and not facts.targets
-        and not isinstance(chosen, Forward | Leap | Evolve | ClosedForm)
-    ):
-        raise no_effect(level, entry)
+    if entry is None:
+        return Asked(None, None, allow)
+    if entry.mode != "auto":
+        return Asked(entry, _named(entry), allow)
+    values = {a.name or "": a.value for a in entry.options}
+    own = word(values, "allow", RANKS)
+    return Asked(entry, None, _wider(allow, own), auto_leap(entry))
+
+
+def _wider(one: Class, other: str | None) -> Class:
+    found: Class = next((c for c in RANKS if c == other), "exact")
+    return max(one, found, key=RANKS.index)
+
+
+def _allowed(exactness: Class, allow: Class) -> bool:
+    """Classes without a derivative (`values`, `-`) are no matter of choice."""
+    return exactness not in RANKS or RANKS.index(exactness) <= RANKS.index(allow)
+
+
+def _listed(level: ir.Level, asked: Asked) -> tuple[Mode, ...]:
+    """The modes that a plan lists for a level, in order."""
+    more = [m for m in (asked.leap, asked.pinned) if m is not None and m not in MODES]
+    settles = kind(level) == "until" and degree_of(level) == 2
+    exact: list[Mode] = [ImplicitMode(Linear("exact"))] * settles
+    return (*MODES, *(m for m in exact if m not in more), *more)
+
+
+def choose(
+    program: ir.Program,
+    level: ir.Level,
+    facts: LevelFacts,
+    costs: Mapping[str, Cost] = NOTHING,
+    limit: Limit | None = None,
+    allow: Class = "exact",
+    decided: str | None = None,
+) -> Choice:
+    """How `level` is differentiated; pure. `costs` by title of the mode, empty for a symbolic plan.
+
+    1. The schedule names a mode: that one, or an error that says why it cannot be used (B4xx, B5xx) or does not fit
+       `limit` (B502).
+    2. The level around it compares the members of a population: `evolve`.
+    3. The level's solution reaches no objective un-stopped: forward only.
+    4. `by closed_form`: substitution.
+    5. `for T steps`, `until plateau`, `until below`: with costs, the cheapest by predicted time among `rmd`, `rmd(checkpoint)`,
+       `rmd(store = residuals)` and `fmd` that fits the limit; without, `rmd`.
+    6. `until stationary`: `ift`, by cg where the system is symmetric and by gmres where not; with costs, for an
+       objective of degree two, `ift(linear = exact)` where that is cheaper. A fixed point of `next`: `ift` by gmres.
+    7. A variable that enters only through the start or the solver makes `ift` give zero: never taken, B404 if named.
+    8. No exact mode fits: B510 with what the cheapest needs and what else fits; never a silent fall-back.
+
+    9. No exact mode can be used at all, and more is allowed: the first such mode that can.
+
+    `allow` (`--allow`, or `auto(allow = ...)`) lets rules 5 and 6 choose among biased or surrogate modes as well; a
+    leap is one of them only where it is written beside `auto`. `decided`: the mode that rules 5 and 6 gave before.
+    """
+    asked = _asked(program, level, allow)
+    chosen = asked.pinned or _widened(asked, level, facts, _default(level, facts, asked))
+    if asked.pinned is not None and asked.entry is not None and not facts.targets:
+        if not isinstance(chosen, Forward | Leap | Evolve | ClosedForm):
+            raise no_effect(level, asked.entry)
     verdict = chosen.accepts(level, facts)
     if not verdict.ok:
         raise refused(program, level, facts, chosen, verdict, (m for m in MODES if m.accepts(level, facts).ok))
-    listed = MODES if chosen in MODES else (*MODES, chosen)
-    candidates = tuple(_candidate(mode, level, facts, chosen) for mode in listed)
-    at = None if entry is None else entry.span
-    adjoint = chosen.lower(level, facts)
-    return Choice(level.name, chosen.title, chosen.exactness(level, facts), adjoint, pinned is not None, candidates, at)
+    listed = _listed(level, asked)
+    again = next((m for m in listed if m.title == decided and m.accepts(level, facts).ok), None)
+    if asked.pinned is None and again is not None:
+        chosen = again
+    elif asked.pinned is None:
+        chosen = _cheapest(program, level, facts, asked, costs, limit) or chosen
+    elif (own := costs.get(chosen.title)) is not None and _too_large(own, limit):
+        raise does_not_fit(program, level, facts, chosen, asked.entry, costs, limit)
+    chosen = _resolved(chosen, level, costs, limit)
+    listed = tuple(m for m in listed if m != asked.pinned or m == chosen or m in MODES)
+    listed = listed if chosen in listed else (*listed, chosen)
+    candidates = tuple(_candidate(mode, level, facts, chosen, asked, costs, limit) for mode in listed)
+    at = None if asked.entry is None else asked.entry.span
+    adjoint, exactness = chosen.lower(level, facts), chosen.exactness(level, facts)
+    changes = tuple(_changes(candidates, limit)) if asked.pinned is None else ()
+    return Choice(level.name, chosen.title, exactness, adjoint, asked.pinned is not None, candidates, at, changes)
 
 
-def _default(level: ir.Level, facts: LevelFacts) -> Mode:
+def _too_large(cost: Cost, limit: Limit | None) -> bool:
+    return limit is not None and cost.peak is not None and cost.peak > limit.memory
+
+
+def _cheapest(
+    program: ir.Program,
+    level: ir.Level,
+    facts: LevelFacts,
+    asked: Asked,
+    costs: Mapping[str, Cost],
+    limit: Limit | None,
+) -> Mode | None:
+    """The mode of least predicted time that fits; None where nothing was traced."""
+    open_ = [m for m in _listed(level, asked) if m.accepts(level, facts).ok]
+    open_ = [m for m in open_ if _allowed(m.exactness(level, facts), asked.allow)]
+    seconds = {m.title: c.seconds for m in open_ if (c := costs.get(m.title)) and c.seconds is not None}
+    known = [m for m in open_ if m.title in seconds]
+    fitting = [m for m in known if not _too_large(costs[m.title], limit)]
+    if known and not fitting:
+        raise nothing_fits(program, level, facts, known, costs, limit)
+    return min(fitting, key=lambda m: seconds[m.title] or 0.0, default=None)
+
+
+def _resolved(mode: Mode, level: ir.Level, costs: Mapping[str, Cost], limit: Limit | None) -> Mode:
+    """`checkpoint = auto`: the rule with less predicted time that fits, or the root of the number of steps."""
+    if not isinstance(mode, Reverse) or mode.checkpoint != "auto":
+        return mode
+    rules: list[Mode] = [replace(mode, checkpoint="sqrt"), replace(mode, checkpoint="binomial")]
+    fitting = [r for r in rules if r.title in costs and not _too_large(costs[r.title], limit)]
+    return min(fitting, key=lambda r: costs[r.title].seconds or 0.0, default=rules[0])
+
+
+def _default(level: ir.Level, facts: LevelFacts, asked: Asked) -> Mode:
     """What the kind of level asks for."""
     if level.members:
         return Evolve()
@@ -100,20 +306,79 @@ def _default(level: ir.Level, facts: LevelFacts) -> Mode:
             return ClosedForm()
         case "until" | "fixed point" if facts.targets:
             return ImplicitMode()
-    return Reverse() if facts.targets else Forward()
+    if not facts.targets:
+        return Forward()
+    wider: list[Mode] = [m for m in (asked.leap, Reverse(order=1)) if m is not None]
+    open_ = (m for m in wider if m.accepts(level, facts).ok and _allowed(m.exactness(level, facts), asked.allow))
+    return next(open_, Reverse())
 
 
-def _widened(entry: ir.Entry | None, level: ir.Level, facts: LevelFacts, default: Mode) -> Mode:
-    """The default, or where it cannot be used the first mode of a class that `auto(allow = ...)` allows."""
-    options = {} if entry is None else {a.name or "": a.value for a in entry.options}
-    allowed = word(options, "allow", ("exact", "biased", "surrogate"))
-    if allowed in (None, "exact") or default.accepts(level, facts).ok:
+def _widened(asked: Asked, level: ir.Level, facts: LevelFacts, default: Mode) -> Mode:
+    """The default, or where it cannot be used the first mode of a class that is allowed."""
+    if asked.allow == "exact" or default.accepts(level, facts).ok:
         return default
     return next((m for m in MODES if m.exactness(level, facts) == "biased" and m.accepts(level, facts).ok), default)
 
 
-def _candidate(mode: Mode, level: ir.Level, facts: LevelFacts, chosen: Mode) -> Candidate:
-    return Candidate(mode.title, mode.exactness(level, facts), mode.accepts(level, facts), mode == chosen)
+def _candidate(
+    mode: Mode,
+    level: ir.Level,
+    facts: LevelFacts,
+    chosen: Mode,
+    asked: Asked,
+    costs: Mapping[str, Cost],
+    limit: Limit | None,
+) -> Candidate:
+    """One row of the plan's table: verdict, cost, and the reasons against it."""
+    verdict, exactness = mode.accepts(level, facts), mode.exactness(level, facts)
+    cost = costs.get(mode.title, Cost(mode.cost(level, facts)) if verdict.ok else None)
+    if mode == chosen:
+        return Candidate(mode.title, exactness, verdict, True, cost)
+    if not verdict.ok:
+        return Candidate(mode.title, exactness, verdict, False, cost, (verdict.reason,), verdict.why)
+    reasons, notes = [], []
+    if not facts.targets:
+        reasons.append("path")
+        notes.append(f"no derivative of `{level.name}` is wanted")
+    if asked.pinned is not None:
+        reasons.append("pinned")
+        notes.append("the schedule names another mode")
+    if not _allowed(exactness, asked.allow):
+        reasons.append("class")
+        notes.append(BIAS.get(type(mode), "is not exact here"))
+    best = costs.get(chosen.title)
+    if cost is not None and _too_large(cost, limit):
+        reasons.append("memory")
+    if cost and best and cost.seconds and best.seconds and cost.seconds > MUCH_MORE * best.seconds:
+        reasons.append("work")
+        notes.append(f"{cost.seconds / best.seconds:,.0f} times the time")
+    return Candidate(mode.title, exactness, verdict, False, cost, tuple(reasons), "; ".join(notes))
+
+
+BIAS: dict[type, str] = {
+    Reverse: "holds the gradient inside each step constant",
+    ImplicitMode: "`for` promises no stationary point",
+    Leap: "puts another value in place of the solution",
+}
+"""what a mode that is not exact does"""
+
+
+def _changes(candidates: tuple[Candidate, ...], limit: Limit | None) -> Iterator[str]:
+    """What would change the choice: more memory or less, more steps, another class."""
+    best = next((c for c in candidates if c.chosen), None)
+    if best is None or best.cost is None or best.cost.seconds is None or limit is None:
+        return
+    for other in candidates:
+        if other.cost is None or other.cost.seconds is None or other.cost.peak is None or other.chosen:
+            continue
+        less = 1 - other.cost.seconds / best.cost.seconds
+        if other.reasons == ("memory",) and less > 0:
+            yield f"--limit memory={limit_text(other.cost.peak)}  (then {other.title}, {less:.0%} less time)"
+        elif other.reasons == ("class",) and less > 0:
+            yield f"--allow {other.exactness}  (then {other.title}, {less:.0%} less time)"
+    if best.cost.growth and best.cost.peak is not None and best.cost.growth > 0:
+        more = int((limit.memory - best.cost.peak) / best.cost.growth)
+        yield f"more than {more:,} more steps  (then {best.title} does not fit)"
 
 
 def _named(entry: ir.Entry) -> Mode:
@@ -140,106 +405,6 @@ def _named(entry: ir.Entry) -> Mode:
         update=word(values, "update", ("each",)) == "each",
         store="residuals" if word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
     )
-
-
-# ---- the graph -----------------------------------------------------------------------------------------------
-
-
-def graph_of(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> nx.DiGraph:
-    """The graph of steps that follows from the choices."""
-    graph = nx.DiGraph()
-    for level in program.levels:
-        _add_level(graph, level, facts, choices)
-    for before, after in pairwise(program.levels):
-        graph.add_edge(f"{before.name}.step", f"{after.name}.start", kind="value")
-    return graph
-
-
-def _operations(level: ir.Level) -> list[Operation]:
-    """What one step of a level is made of."""
-    operations: list[Operation] = ["start"]
-    operations += ["draw"] * bool(level.draws or level.indices)
-    if is_searched(level):
-        return [*operations, "objective"]
-    moves = kind(level) in ("next", "fixed point")
-    operations += [] if moves else ["objective", "gradient"]
-    return operations + ["update"] * (kind(level) != "closed form" and not line_searches(level))
-
-
-def _add_level(
-    graph: nx.DiGraph, level: ir.Level, facts: Facts, choices: dict[str, Choice], around: ir.Level | None = None
-) -> None:
-    """The steps of a level, those of the levels inside it first."""
-    for inner in level.levels:
-        if not facts[inner.name].unread or _reported(level, inner):
-            _add_level(graph, inner, facts, choices, level)
-    operations = _operations(level)
-    if level.parent is not None:
-        operations.append("forward")
-        if choices[level.name].adjoint is not None and facts[level.name].targets and not _inside_next(around):
-            operations.append("pullback")
-    else:
-        operations.append("step")
-    for operation in operations:
-        _add(graph, level, operation)
-    _connect(graph, level, operations)
-    for report in level.reports:
-        name = f"{level.name}.report.{report.name}"
-        graph.add_node(name, step=Step(name, "report", level.name, report.span, report=report))
-        graph.add_edge(f"{level.name}.step", name, kind="value")
-
-
-def _inside_next(around: ir.Level | None) -> bool:
-    """Inside a level that moves by an expression, a level is differentiated together with the step."""
-    return around is not None and kind(around) in ("next", "fixed point")
-
-
-def _reported(level: ir.Level, inner: ir.Level) -> bool:
-    return any(r.value.reads & set(inner.names) for r in level.reports)
-
-
-def _add(graph: nx.DiGraph, level: ir.Level, operation: Operation) -> None:
-    span = _span_of(level, operation)
-    repeats = repeats_of(level) if level.parent is not None and operation in ("draw", "gradient", "update") else "1"
-    name = f"{level.name}.{operation}"
-    graph.add_node(name, step=Step(name, operation, level.name, span, repeats, level.copies))
-
-
-def _span_of(level: ir.Level, operation: Operation) -> Span:
-    match operation:
-        case "start":
-            return level.variables[0].span
-        case "draw":
-            return level.indices[0].span if level.indices else level.draws[0].span
-        case "objective" | "gradient" if level.objective is not None:
-            return level.objective.span
-    return level.phases[0].span if level.phases else level.span
-
-
-def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) -> None:
-    """Edges within a level, and from the levels inside it to its gradient."""
-    name = level.name
-    edges = [("start", "gradient"), ("draw", "gradient"), ("objective", "gradient"), ("gradient", "update")]
-    edges += [
-        ("start", "update"),
-        ("draw", "update"),
-        ("gradient", "forward"),
-        ("update", "forward"),
-        ("update", "step"),
-        ("start", "step"),
-        ("draw", "step"),
-        ("objective", "step"),
-        ("forward", "pullback"),
-    ]
-    for a, b in edges:
-        if a in operations and b in operations:
-            graph.add_edge(f"{name}.{a}", f"{name}.{b}", kind="value")
-    for inner in level.levels:
-        if f"{inner.name}.forward" in graph:
-            reader = next(o for o in ("gradient", "update", "step") if o in operations)
-            graph.add_edge(f"{inner.name}.forward", f"{name}.{reader}", kind="value")
-        if f"{inner.name}.pullback" in graph:
-            graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")
 
 
 def _replaced(program: ir.Program) -> dict[Span, str]:

@@ -8,18 +8,24 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bilevel import pipeline
+from bilevel import ir, pipeline
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.binding import Parts, bind
+from bilevel.costs import Calibration, current
 from bilevel.errors import fail
 from bilevel.explain import plan_text
+from bilevel.facts import Facts
+from bilevel.limits import Limit, free_memory, read_limits
+from bilevel.modes import Class
 from bilevel.plan import Plan
+from bilevel.planner import plan_program
 from bilevel.recipe import Recipe, load
 from bilevel.registry import Registry, collect
 from bilevel.run import Callback, Run, execute
@@ -45,8 +51,16 @@ class Program:
         return self.source
 
     def explain(self) -> str:
-        """The plan as text, with sizes."""
-        return plan_text(self.plan, self.parts)
+        """The plan as text, with sizes and the costs of every mode."""
+        return plan_text(self.explained, self.parts)
+
+    @cached_property
+    def explained(self) -> Plan:
+        """The plan with the costs of modes that were not open to choice as well."""
+        numbers = self.plan.numbers
+        if numbers is None:
+            return self.plan
+        return costed(self.plan, self.parts, numbers.limit, numbers.allow, numbers.calibration, every=True)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         from bilevel.display import plan_bundle
@@ -97,23 +111,48 @@ def compile(
     registry: Sequence[object] = (),
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    limit: str | Limit | None = None,
+    allow: Class = "exact",
+    calibration: Calibration | None = None,
+    decided: Mapping[str, str] | None = None,
     **parts: Any,
 ) -> Program:
     """Check, plan and emit a recipe and build its parts; raises RecipeError with every problem of the stage it is in.
 
     `registry`: modules or decorated objects whose names the recipe may use besides the built-in ones. `parts`: objects
-    for `use` lines by name, in place of what the recipe says.
+    for `use` lines by name, in place of what the recipe says. `limit`: `"memory=2GB"`, by default what is free on the
+    device; `allow`: the worst class that the planner may choose by itself; `calibration`: by default this machine's,
+    or the reference; `decided`: modes by level that an earlier plan of the recipe took, in place of a choice by cost.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
     known = _registry(registry)
     own = collect(registry).manifest if registry else None
     recipe = recipe if own is None else recipe.knowing(own)
-    plan = pipeline.plan(recipe.program)
+    plan = pipeline.plan(recipe.program, allow, decided)
     bound = bind(plan.program, known, parts, _device(device), dtype)
     check_trees(plan.program, bound)
     check_samples(plan.program, bound)
+    if decided is None:
+        plan = costed(plan, bound, read_limit(limit, bound.device), allow, calibration or current(), every=False)
     source = pipeline.emit(plan)
     return Program(recipe, plan, bound, source, load_phases(source, bound))
+
+
+def costed(plan: Plan, parts: Parts, limit: Limit | None, allow: Class, calibration: Calibration, every: bool) -> Plan:
+    """The plan of the same program with numbers: traced costs decide. Raises B502 and B510."""
+    from bilevel.estimates import Estimator
+
+    def estimates(program: ir.Program, facts: Facts) -> Estimator:
+        return Estimator(program, facts, parts, calibration)
+
+    return plan_program(plan.program, estimates, limit, allow, every, plan.decided if every else {})
+
+
+def read_limit(limit: str | Limit | None, device: torch.device) -> Limit | None:
+    """The limit that was asked for, or what is free on the device."""
+    if isinstance(limit, Limit):
+        return limit
+    return free_memory(str(device)) if limit is None else read_limits([limit])
 
 
 def _registry(extra: Sequence[object]) -> Registry:

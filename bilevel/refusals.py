@@ -1,22 +1,24 @@
 """Messages of the planner: why a mode cannot be used for a level, and which ones can.
 
-Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B503, B505, B507, B508.
+Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B502, B503, B505, B507, B508, B510.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bilevel import ir
+from bilevel.costs import Cost, flop_text, size_text
 from bilevel.dsl import nodes
 from bilevel.dsl.degree import POLYNOMIAL, degree
 from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 from bilevel.facts import LevelFacts, readers
 from bilevel.kinds import stops
-from bilevel.modes import Mode, Verdict
+from bilevel.limits import Limit, limit_text
+from bilevel.modes import MODES, Mode, Verdict
 from bilevel.modes.leap import Leap
 from bilevel.modes.rmd import steps_of
 from bilevel.plan import Choice
@@ -251,3 +253,109 @@ def inside_next(level: ir.Level, around: ir.Level, choice: Choice) -> RecipeErro
             )
         ]
     )
+
+
+# ---- limits --------------------------------------------------------------------------------------------------
+
+
+def does_not_fit(
+    program: ir.Program,
+    level: ir.Level,
+    facts: LevelFacts,
+    mode: Mode,
+    entry: ir.Entry | None,
+    costs: Mapping[str, Cost],
+    limit: Limit | None,
+) -> RecipeError:
+    """B502: a mode that is named and needs more memory than there is."""
+    assert limit is not None
+    need = costs[mode.title].peak or 0.0
+    why = f"one step of the outermost level holds {costs[mode.title].formula.memory.replace('*', ' * ')} bytes at its peak"
+    if mode.title == "fmd":
+        why = f"fmd keeps one copy of the state of `{level.name}` for each number of {', '.join(facts.targets)}"
+    return RecipeError(
+        [
+            Diagnostic(
+                "B502",
+                f"`{mode.title}` does not fit: {size_text(need)} needed, limit {size_text(limit.memory)}",
+                entry.span if entry is not None else level.span,
+                related=tuple(_declared(program, facts.targets))[:1],
+                why=why,
+                fix="\n".join(_fitting(level, facts, costs, limit)) or f"--limit memory={limit_text(need)}",
+            )
+        ]
+    )
+
+
+def _declared(program: ir.Program, names: Sequence[str]) -> Iterator[Related]:
+    """The variables of the level around whose derivative is wanted."""
+    for level in program.walk_levels():
+        for variable in level.variables:
+            if variable.name in names:
+                yield Related(variable.span, f"one tangent for each number of `{variable.name}`")
+
+
+def _fitting(level: ir.Level, facts: LevelFacts, costs: Mapping[str, Cost], limit: Limit) -> Iterator[str]:
+    """Lines of a schedule that fit, exact ones first, with what they need."""
+    rows = [(m, c) for m in MODES if (c := costs.get(m.title)) and c.peak is not None and c.peak <= limit.memory]
+    rows.sort(key=lambda row: row[0].exactness(level, facts) != "exact")
+    width = max((len(m.title) for m, _ in rows), default=0)
+    for mode, cost in rows:
+        needs = f"{size_text(cost.peak or 0.0):>8}, {flop_text(cost.work.flop if cost.work else 0.0):>10}"
+        yield f"{level.name} : {mode.title:<{width}}  {needs}  {mode.exactness(level, facts)}"
+
+
+def nothing_fits(
+    program: ir.Program,
+    level: ir.Level,
+    facts: LevelFacts,
+    known: Sequence[Mode],
+    costs: Mapping[str, Cost],
+    limit: Limit | None,
+) -> RecipeError:
+    """B510: every mode that may be taken needs more memory than there is."""
+    assert limit is not None
+    least = min(known, key=lambda m: costs[m.title].peak or 0.0)
+    need = costs[least.title].peak or 0.0
+    whose = "" if limit.asked else " (free memory)"
+    return RecipeError(
+        [
+            Diagnostic(
+                "B510",
+                f"no {'exact ' if _all_exact(level, facts, known) else ''}plan fits {size_text(limit.memory)}{whose}: "
+                f"the smallest needs {size_text(need)}",
+                level.span,
+                related=tuple(
+                    Related(i.span, f"{i.source.span.text}: one copy each") for i in _indices(program, level)
+                ),
+                why=f"`{level.name}` by `{least.title}` holds that much at its peak; no other mode is taken in silence",
+                fix="\n".join(_ways_out(program, level, facts, need, costs, limit)),
+            )
+        ]
+    )
+
+
+def _all_exact(level: ir.Level, facts: LevelFacts, modes: Sequence[Mode]) -> bool:
+    return all(mode.exactness(level, facts) == "exact" for mode in modes)
+
+
+def _ways_out(
+    program: ir.Program, level: ir.Level, facts: LevelFacts, need: float, costs: Mapping[str, Cost], limit: Limit
+) -> Iterator[str]:
+    """A larger limit, fewer copies, another class."""
+    yield f"--limit memory={limit_text(need)}"
+    for index in _indices(program, level):
+        count = index.source.count if isinstance(index.source, ir.Sample) else None
+        if isinstance(count, ir.Constant) and isinstance(count.value, int):
+            fewer = int(count.value * limit.memory / need)
+            if fewer >= 1:
+                yield f"{index.name}.count={fewer}     in place of {count.value}: memory grows with the copies"
+    for mode in MODES:
+        cost, exactness = costs.get(mode.title), mode.exactness(level, facts)
+        if exactness != "exact" and cost and cost.peak is not None and cost.peak <= limit.memory:
+            yield f"--allow {exactness}     {mode.title} needs {size_text(cost.peak)}"
+
+
+def _indices(program: ir.Program, level: ir.Level) -> list[ir.Index]:
+    """The drawn indices over whose copies a level is solved."""
+    return [i for lv in program.walk_levels() for i in lv.indices if i.name in level.copies and i.drawn]

@@ -260,6 +260,7 @@ def _about(run: Run) -> dict[str, object]:
         "dtype": str(program.parts.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "schedule": program.recipe.schedule,
+        "decided": program.plan.decided,
         "with": list(run.modules),
         "changes": [f"{c.path}={c.value.span.text}" for c in program.recipe.changes],
         "resumed": [],

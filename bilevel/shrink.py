@@ -7,7 +7,7 @@ mode and class, so that what is checked is the derivative that the recipe asks f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bilevel import ir, pipeline
 from bilevel.dsl import nodes
@@ -30,6 +30,8 @@ class Small:
     recipe: Recipe
     plan: Plan
     changes: tuple[str, ...]
+    decided: Mapping[str, str]
+    """modes that the planner took for the recipe as it is written"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class _Change:
 
 def shrink(recipe: Recipe, plan: Plan, draws: bool = True) -> Small:
     """The recipe made small; `draws` False leaves numbers of copies and samples as they are."""
-    small = Small(recipe, plan, ())
+    small = Small(recipe, plan, (), plan.decided)
     for change in _changes(plan, recipe, draws):
         small = next((s for value in change.values if (s := _tried(small, change.path, value))), small)
     return small
@@ -53,13 +55,13 @@ def _tried(small: Small, path: str, value: object) -> Small | None:
     before = small.recipe.settings.get(path)
     try:
         recipe = small.recipe.with_({path: value})
-        plan = pipeline.plan(recipe.program)
+        plan = pipeline.plan(recipe.program, decided=small.decided)
     except RecipeError:
         return None
     if _modes(plan) != _modes(small.plan) and not path.startswith("schedule."):
         return None
     old = before.value.span.text if before is not None else "unset"
-    return Small(recipe, plan, (*small.changes, f"{path}: {old} -> {value}"))
+    return replace(small, recipe=recipe, plan=plan, changes=(*small.changes, f"{path}: {old} -> {value}"))
 
 
 def _modes(plan: Plan) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import types
 import weakref
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from bilevel import ir
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.binding import Parts
 from bilevel.costs import Work
+from bilevel.graph import graph_of
 from bilevel.modes import Implicit, Leaping, Unroll
 from bilevel.plan import Choice, Plan
 
@@ -253,35 +255,53 @@ class Knob:
         return ahead if value == self.high else 1.0 - ahead
 
 
-def cost_of(plan: Plan, phase: str, parts: Parts, linear: Mapping[str, float], epochs: Mapping[str, float]) -> Work:
-    """The work of one hypergradient of an outermost level, carried on to the plan's own numbers of steps.
+class Tracer:
+    """Costs of plans of one program with built parts; every point that was traced is kept."""
 
-    `linear`: products that the linear solver of a level is taken to need; `epochs`: steps of levels that count passes
-    over their data. Cost: 2^d runs without numbers for d levels inside. Raises Untraced.
-    """
-    knobs = list(_knobs(plan, phase, linear, epochs))
-    grid = list(itertools.product(*(knob.values for knob in knobs)))
-    if len(grid) > LARGEST_GRID:
-        raise Untraced(f"{len(knobs)} numbers of steps would have to be varied")
-    total = Work()
-    for point in grid:
+    def __init__(self, parts: Parts) -> None:
+        self.parts = without_numbers(parts)
+        self.known: dict[Any, Work | Untraced] = {}
+
+    def cost(self, plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]) -> Work:
+        """The work of one hypergradient of an outermost level, carried on to `steps` of each level inside.
+
+        `products`: of the linear solver of a level. Cost: 2^d runs without numbers for d levels. Raises Untraced.
+        """
+        knobs = list(_knobs(plan, phase, steps, products))
+        grid = list(itertools.product(*(knob.values for knob in knobs)))
+        if len(grid) > LARGEST_GRID:
+            raise Untraced(f"{len(knobs)} numbers of steps would have to be varied")
+        total = Work()
+        for point in grid:
+            weight = math.prod(knob.weight(value) for knob, value in zip(knobs, point, strict=True))
+            total += weight * self._at(plan, phase, knobs, point)
+        return total
+
+    def _at(self, plan: Plan, phase: str, knobs: list[Knob], point: tuple[int, ...]) -> Work:
         if any(value > LONGEST for value in point):
             raise Untraced(f"a run of {max(point)} steps")
-        weight = 1.0
-        for knob, value in zip(knobs, point, strict=True):
-            weight *= knob.weight(value)
-        total += weight * counted(cut(plan, knobs, point), phase, parts)
-    return total
+        shorter = cut(plan, knobs, point)
+        key = (phase, point, tuple((c.level, repr(c.adjoint)) for c in shorter.choices.values()))
+        if key not in self.known:
+            try:
+                self.known[key] = counted(shorter, phase, self.parts)
+            except Untraced as error:
+                self.known[key] = error
+        found = self.known[key]
+        if isinstance(found, Untraced):
+            raise found
+        return found
 
 
-def _knobs(plan: Plan, phase: str, linear: Mapping[str, float], epochs: Mapping[str, float]) -> Iterator[Knob]:
+def _knobs(plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]) -> Iterator[Knob]:
     for level in inside(plan.program.level(phase)):
         adjoint = plan.choices[level.name].adjoint
-        steps = epochs.get(level.name, step_count(plan.program, level))
-        if steps is not None:
-            yield Knob(level.name, "steps", *_range(adjoint), steps)
+        if level.name in steps:
+            yield Knob(level.name, "steps", *_range(adjoint), steps[level.name])
+        elif level.phases[-1].duration is not None:
+            raise Untraced(f"the number of steps of `{level.name}` is not known")
         if isinstance(adjoint, Implicit) and adjoint.method in ("cg", "gmres", "neumann"):
-            yield Knob(level.name, "linear", 1, 2, linear.get(level.name, adjoint.steps))
+            yield Knob(level.name, "linear", 1, 2, products.get(level.name, adjoint.steps))
 
 
 def _range(adjoint: object) -> tuple[int, int]:
@@ -307,15 +327,15 @@ def step_count(program: ir.Program, level: ir.Level) -> float | None:
     """The steps of a level, for `until` the most; None for a closed form and where data decide."""
     duration = level.phases[-1].duration
     if isinstance(duration, ir.Until):
-        return _number(program, duration.cap)
+        return number(program, duration.cap)
     if not isinstance(duration, ir.Steps) or duration.unit != "steps":
         return None
-    first = 1.0 if duration.first is None else _number(program, duration.first)
-    last = _number(program, duration.count)
+    first = 1.0 if duration.first is None else number(program, duration.first)
+    last = number(program, duration.count)
     return None if first is None or last is None else last - first + 1
 
 
-def _number(program: ir.Program, expr: ir.Expr) -> float | None:
+def number(program: ir.Program, expr: ir.Expr) -> float | None:
     """A constant or a param."""
     value = expr.value if isinstance(expr, ir.Constant) else None
     if isinstance(expr, ir.Read):
@@ -325,8 +345,6 @@ def _number(program: ir.Program, expr: ir.Expr) -> float | None:
 
 def cut(plan: Plan, knobs: list[Knob], point: tuple[int, ...]) -> Plan:
     """The plan with other numbers of steps and without reports; it is traced and never run."""
-    from bilevel.planner import graph_of
-
     steps = {k.level: v for k, v in zip(knobs, point, strict=True) if k.what == "steps"}
     solver = {k.level: v for k, v in zip(knobs, point, strict=True) if k.what == "linear"}
     program = _with_steps(plan.program, steps)

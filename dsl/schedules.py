@@ -62,6 +62,9 @@ def _checked(checker: Checker, level: str, arguments: tuple[nodes.Argument, ...]
         value = argument.value
         if argument.name == "choose" and isinstance(value, nodes.Call) and len(value.arguments) == 1:
             value = value.arguments[0].value
+        if argument.name == "leap" and isinstance(value, nodes.Call):
+            _check_options(checker, level, "leap", value.arguments)
+            found |= _checked(checker, level, value.arguments)
         if argument.name in ("choose", "through"):
             found[argument.name] = check_expr(checker, Place(block.parent.name), value)
     return found

@@ -126,7 +126,7 @@ def _iterates(found: Adapted, state: Any, waves: Task, steps: int) -> list[Any]:
     forward = _forward(found)
     known = {**found.phase.values(state), found.index: waves, f"{found.level}_steps": steps, "keep": True}
     wanted = {name: known[name] for name in inspect.signature(forward).parameters}
-    return [iterate for iterate, _ in forward(**wanted)]
+    return [state[0] for state in forward(**wanted)]
 
 
 def _split(run: Run, found: Adapted) -> SineTasks:

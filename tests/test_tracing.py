@@ -11,7 +11,7 @@ from bilevel.binding import Parts, bind
 from bilevel.costs import Work
 from bilevel.plan import Plan
 from bilevel.program import load_phases
-from bilevel.tracing import Meter, Untraced, cost_of, without_numbers
+from bilevel.tracing import Meter, Tracer, Untraced, step_count
 from tests.zoo.compiled import REGISTRY, plan_text
 
 SINE = """recipe traced
@@ -43,7 +43,8 @@ def parts_of(plan: Plan) -> Parts:
 
 
 def predicted(plan: Plan, parts: Parts) -> Work:
-    return cost_of(plan, plan.program.levels[-1].name, without_numbers(parts), {}, {})
+    steps = {lv.name: step_count(plan.program, lv) or 0.0 for lv in plan.program.walk_levels() if lv.parent}
+    return Tracer(parts).cost(plan, plan.program.levels[-1].name, steps, {})
 
 
 def measured(plan: Plan, parts: Parts) -> tuple[Work, int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bilevel import pipeline
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, manifests, open_recipe
+from bilevel.commands.recipes import add_limits, add_modules, add_recipe, add_schedule, manifests, open_recipe
 from bilevel.recipe import Recipe
 
 if TYPE_CHECKING:
     from bilevel.binding import Parts
     from bilevel.plan import Plan
+
+FORMATS = ("text", "json", "dot", "mermaid", "svg", "html")
+STAGES = ("parsed", "typed", "lowered", "scheduled")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,75 +24,118 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_modules(parser, "import MODULE and let the recipe name what it registers (--symbolic reads its manifest)")
     add_schedule(parser)
+    add_limits(parser)
     parser.add_argument("--symbolic", action="store_true", help="build no part, import no torch; sizes stay words")
     parser.add_argument("--stage", choices=STAGES, help="print one stage of the compiler in place of the plan")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--why", nargs=2, metavar=("LEVEL", "MODE"), help="why a level is, or is not, solved by a mode")
+    parser.add_argument("--pin", action="store_true", help="write the modes that were chosen into the recipe's file")
+    parser.add_argument("--diff", metavar="OTHER", help="compare with the plan of another recipe, or of memory=SIZE")
+    parser.add_argument(
+        "--calibration",
+        choices=("here", "reference"),
+        default="here",
+        help="whose speed times are predicted for: this machine's, where it was measured, or the reference",
+    )
     parser.add_argument(
         "--format", choices=FORMATS, default="text", help="html is one page that needs nothing else; > plan.html"
     )
+    parser.add_argument("--json", action="store_true", help="the same as --format json")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A plan and, unless it is symbolic, the parts that give it sizes."""
+
+    recipe: Recipe
+    plan: Plan
+    parts: Parts | None
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Print the plan, or the stage that was asked for."""
-    if arguments.stage in ("parsed", "typed", "lowered"):
-        arguments.symbolic = True
-    plan, parts = _planned(arguments) if arguments.stage not in ("parsed", "typed") else (None, None)
-    if plan is None:
+    """Print the plan, the stage that was asked for, or one answer about it."""
+    if arguments.stage in ("parsed", "typed"):
         console.result(_early_stage(arguments))
+        return 0
+    made = _planned(arguments, arguments.file, arguments.limits)
+    if arguments.pin:
+        from bilevel.pinning import pin
+
+        pin(made.recipe, made.plan, arguments.file)
+        made = _planned(arguments, arguments.file, arguments.limits)
+    if arguments.why:
+        console.result(made.plan.why(*arguments.why))
+    elif arguments.diff:
+        console.result(_difference(made, arguments))
     elif console.json or arguments.format == "json":
-        console.document(_document(plan, parts))
+        console.document(_document(made))
     elif arguments.format != "text":
-        console.result(_view(arguments.format, plan, parts))
+        console.result(_view(arguments.format, made))
     else:
-        console.result(_text(plan, parts, arguments.stage))
-    console.next(f"bilevel run {' '.join([arguments.file, *arguments.settings])}", "to compute it")
+        console.result(_text(made, arguments.stage))
+    if not (console.json or arguments.format == "json"):
+        console.next(f"bilevel run {' '.join([arguments.file, *arguments.settings])}", "to compute it")
     return 0
 
 
-def _planned(arguments: argparse.Namespace) -> tuple[Plan, Parts | None]:
-    """The plan and, unless it is symbolic, the parts that give it sizes."""
-    if arguments.symbolic:
-        return pipeline.plan(_recipe(arguments).program), None
+def _planned(arguments: argparse.Namespace, file: str, limits: list[str]) -> Made:
+    if arguments.symbolic or arguments.stage == "lowered":
+        recipe = open_recipe(file, arguments.settings, arguments.schedule, manifests(arguments.modules))
+        return Made(recipe, pipeline.plan(recipe.program, arguments.allow), None)
     from bilevel import program as compiler
     from bilevel.commands.modules import import_modules
+    from bilevel.costs import current, reference
+    from bilevel.limits import read_limits
 
-    recipe = open_recipe(arguments.file, arguments.settings, arguments.schedule)
-    program = compiler.compile(recipe, registry=import_modules(arguments.modules))
-    return program.plan, program.parts
+    recipe = open_recipe(file, arguments.settings, arguments.schedule)
+    program = compiler.compile(
+        recipe,
+        registry=import_modules(arguments.modules),
+        limit=read_limits(limits),
+        allow=arguments.allow,
+        calibration=reference() if arguments.calibration == "reference" else current(),
+    )
+    return Made(recipe, program.explained, program.parts)
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe:
-    return open_recipe(arguments.file, arguments.settings, arguments.schedule, manifests(arguments.modules))
+def _difference(made: Made, arguments: argparse.Namespace) -> str:
+    """The lines in which two plans differ, with those around them."""
+    from difflib import unified_diff
+
+    limits = [arguments.diff] if arguments.diff.startswith("memory=") else arguments.limits
+    other = _planned(arguments, arguments.file if limits == [arguments.diff] else arguments.diff, limits)
+    own, its = (_text(one, arguments.stage).splitlines() for one in (made, other))
+    lines = list(unified_diff(own, its, arguments.file, arguments.diff, lineterm="", n=1))
+    return "\n".join(lines) or "the two plans are the same"
 
 
 def _early_stage(arguments: argparse.Namespace) -> str:
     from bilevel.commands.stages import parsed, typed
 
-    recipe = _recipe(arguments)
+    recipe = open_recipe(arguments.file, arguments.settings, arguments.schedule, manifests(arguments.modules))
     return parsed(recipe) if arguments.stage == "parsed" else typed(recipe.program)
 
 
-def _text(plan: Plan, parts: Parts | None, stage: str | None) -> str:
+def _text(made: Made, stage: str | None) -> str:
     from bilevel.commands.stages import lowered, scheduled
     from bilevel.explain import plan_text
 
     if stage is None:
-        return plan_text(plan, parts)
-    return lowered(plan) if stage == "lowered" else scheduled(plan)
+        return plan_text(made.plan, made.parts)
+    return lowered(made.plan) if stage == "lowered" else scheduled(made.plan)
 
 
-def _view(format: str, plan: Plan, parts: Parts | None) -> str:
+def _view(format: str, made: Made) -> str:
     """The plan in one of the formats that are made from its document."""
     from bilevel.views import FORMATS as VIEWS
     from bilevel.views import read
 
-    return VIEWS[format](read(_document(plan, parts))).rstrip("\n")
+    return VIEWS[format](read(_document(made))).rstrip("\n")
 
 
-def _document(plan: Plan, parts: Parts | None) -> dict[str, object]:
+def _document(made: Made) -> dict[str, object]:
     from bilevel.plan_json import plan_json
 
-    return plan_json(plan) | ({} if parts is None else {"sizes": _sizes(plan, parts)})
+    return plan_json(made.plan) | ({} if made.parts is None else {"sizes": _sizes(made.plan, made.parts)})
 
 
 def _sizes(plan: Plan, parts: Parts) -> dict[str, int]:
@@ -98,7 +145,3 @@ def _sizes(plan: Plan, parts: Parts) -> dict[str, int]:
 
     variables = [variable for level in plan.program.walk_levels() for variable in level.variables]
     return {v.name: tree_size(v.type, parts) for v in variables if isinstance(v.type, Tree)}
-
-
-FORMATS = ("text", "json", "dot", "mermaid", "svg", "html")
-STAGES = ("parsed", "typed", "lowered", "scheduled")

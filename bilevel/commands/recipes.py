@@ -31,6 +31,24 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", metavar="NAME", help="a schedule that the recipe has under a name")
 
 
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """The options `--limit` and `--allow`."""
+    parser.add_argument(
+        "--limit",
+        dest="limits",
+        metavar="memory=SIZE",
+        action="append",
+        default=[],
+        help="what one step may hold beside data and parameters: memory=8GB (what is free)",
+    )
+    parser.add_argument(
+        "--allow",
+        choices=("exact", "biased", "surrogate"),
+        default="exact",
+        help="the worst class of hypergradient that the planner may choose by itself (exact)",
+    )
+
+
 def open_recipe(
     file: str, settings: Sequence[str] = (), schedule: str | None = None, manifests: Sequence[Manifest] = ()
 ) -> Recipe:

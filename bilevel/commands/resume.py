@@ -31,7 +31,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     folder = Path(arguments.folder)
     about = read_about(folder)
     changes = [text for texts in [*about["resumed"], arguments.settings] for text in texts]
-    program = build(_recipe(folder, about, changes), about["with"], about["device"], about["dtype"])
+    program = build(
+        _recipe(folder, about, changes), about["with"], about["device"], about["dtype"], decided=about["decided"]
+    )
     use_threads(about["threads"])
     restored = restore(program, folder, about["seed"], about["with"])
     if arguments.settings:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, open_recipe, quick
+from bilevel.commands.recipes import add_limits, add_modules, add_recipe, add_schedule, open_recipe, quick
 from bilevel.errors import fail
+from bilevel.limits import Limit, read_limits
 from bilevel.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
 
+    from bilevel.modes import Class
     from bilevel.program import Program
     from bilevel.run import Callback, Run
 
@@ -29,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_modules(parser, "import MODULE and let the recipe name what it registers; may be given again")
     add_schedule(parser)
+    add_limits(parser)
     parser.add_argument("--quick", action="store_true", help="run the small child of the recipe, NAME_quick")
     parser.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME-1, -2, ...); never overwritten")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="decides every draw and start (0)")
@@ -44,7 +48,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Run to the end, or until interrupted."""
     file = quick(arguments.file) if arguments.quick else arguments.file
     recipe = open_recipe(file, arguments.settings, arguments.schedule)
-    program = build(recipe, arguments.modules, arguments.device, arguments.dtype)
+    program = build(
+        recipe,
+        arguments.modules,
+        arguments.device,
+        arguments.dtype,
+        read_limits(arguments.limits),
+        arguments.allow,
+    )
     use_threads(arguments.threads or threads_for(program))
     folder = free_folder(recipe.name) if arguments.out is None else Path(arguments.out)
     announce(program, folder, console)
@@ -57,7 +68,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return watched(work, folder, console)
 
 
-def build(recipe: Recipe, modules: list[str], device: str, dtype: str) -> Program:
+def build(
+    recipe: Recipe,
+    modules: list[str],
+    device: str,
+    dtype: str,
+    limit: Limit | None = None,
+    allow: Class = "exact",
+    decided: Mapping[str, str] | None = None,
+) -> Program:
     """The compiled program with its parts."""
     # Idle threads sleep. By default they spin, and where another program wants the core a step takes fifty times as
     # long. OpenMP reads this when torch is first imported.
@@ -65,7 +84,15 @@ def build(recipe: Recipe, modules: list[str], device: str, dtype: str) -> Progra
     from bilevel import program as compiler
     from bilevel.commands.modules import import_modules
 
-    return compiler.compile(recipe, registry=import_modules(modules), device=device, dtype=real_type(dtype))
+    return compiler.compile(
+        recipe,
+        registry=import_modules(modules),
+        device=device,
+        dtype=real_type(dtype),
+        limit=limit,
+        allow=allow,
+        decided=decided,
+    )
 
 
 def real_type(name: str) -> torch.dtype:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 
 Class = Literal["exact", "biased", "surrogate", "values", "-"]
@@ -120,3 +121,6 @@ class Mode(Protocol):
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Adjoint | None:
         """How it is carried out; None where nothing is differentiated."""
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        """Work and peak memory of one step of the level around, in the symbols of `Formula`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.dsl.degree import OTHER, degree
 from bilevel.dsl.dependence import influences
 from bilevel.facts import LevelFacts
@@ -32,6 +33,11 @@ class ClosedForm:
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "exact"
 
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        if degree_of(level) == 2:
+            return Formula("P*(2*m*v + m**3 + G)", "P*(m*s + A)")
+        return Formula("P*(v + G)", "P*(s + A)")
+
     def lower(self, level: ir.Level, facts: LevelFacts) -> Substitute | None:
         return Substitute() if facts.targets else None
 
@@ -44,7 +50,7 @@ def solvable(level: ir.Level) -> Verdict:
         if influences(inner) & set(level.names):
             why = f"`{inner.name}` is solved inside it, and its solution is no formula of `{', '.join(level.names)}`"
             return Verdict(False, "semantics", why, "B408")
-    found = _degree(level)
+    found = degree_of(level)
     if found == 2:
         return Verdict(True)
     if found == OTHER:
@@ -54,7 +60,8 @@ def solvable(level: ir.Level) -> Verdict:
     return Verdict(False, "semantics", f"`{text}` {spelled} `{', '.join(level.names)}`", "B408")
 
 
-def _degree(level: ir.Level) -> int:
+def degree_of(level: ir.Level) -> int:
+    """The degree of the objective of a level in its own variables: 0, 1, 2 or more."""
     return OTHER if level.objective is None else degree(level.objective.value, frozenset(level.names))
 
 
@@ -75,7 +82,7 @@ def _by_formula(level: ir.Level) -> Verdict:
 
 def formula(level: ir.Level) -> ir.Expr | None:
     """The solution of a level as an expression, None where a linear system gives it."""
-    if _degree(level) == 2:
+    if degree_of(level) == 2:
         return None
     from bilevel.modes.formulas import minimum
 

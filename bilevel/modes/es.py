@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.modes.base import Class, Perturb, Verdict
 
@@ -33,6 +34,9 @@ class Strategies:
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "biased"
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        return Formula(f"P*({1 + 2 * self.samples}*T*g + G)", "P*(2*s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Perturb | None:
         return Perturb(self.samples, self.sigma)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.modes.base import Class, Verdict
 
@@ -24,6 +25,9 @@ class Evolve:
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "values"
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        return Formula("P*(T*g + G)", "P*(s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> None:
         return None

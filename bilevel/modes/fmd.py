@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind, line_searches, stops, tests_gradient
 from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Tangents, Verdict
@@ -35,6 +36,9 @@ class ForwardMode:
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "biased" if tests_gradient(level) else "exact"
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        return Formula("P*(T*(g + n*d) + G)", "P*((1 + n)*s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Tangents | None:
         return Tangents()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.kinds import stops
 from bilevel.modes.base import UNCOUNTED, Class, Verdict
@@ -28,6 +29,9 @@ class Forward:
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "-"
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        return Formula("P*(T*g + G)", "P*(s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> None:
         return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind, stops, tests_gradient
 from bilevel.modes.base import Class, Implicit, Verdict
@@ -98,6 +99,14 @@ class ImplicitMode:
         if self.through is not None or linear.damping is not None:
             return "biased"
         return "exact" if stationary and promised and not level.draws and self.batch is None else "biased"
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        method = (self.lower(level, facts) or Implicit("cg", 0.0, 0, None, 0, 0.0, None, True)).method
+        if method == "exact":
+            return Formula("P*(T*g + m*v + m**3 + G)", "P*(m*s + A)")
+        if method == "nystrom":
+            return Formula("P*(T*g + k*v + G)", "P*(k*s + A)")
+        return Formula("P*(T*g + K*v + G)", "P*(K*s + A)" if method == "gmres" else "P*(4*s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Implicit | None:
         linear = self.linear or Linear("cg" if kind(level) != "fixed point" and facts.scalar else "gmres")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.modes.base import Class, Leaping, Verdict
 from bilevel.modes.rmd import Reverse, steps_of
@@ -49,6 +50,12 @@ class Leap:
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "surrogate"
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        """`teacher` steps are pulled back through; the points of gamma and hull are compared in G."""
+        points = len(self.gammas) * len(self.weights)
+        held = self.teacher + self.keep + max(points, 1)
+        return Formula(f"P*(T*g + {self.teacher}*b + G)", f"P*({held}*s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Leaping | None:
         inner = Reverse().lower(level, facts)

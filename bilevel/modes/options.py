@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from bilevel import ir
@@ -119,6 +120,18 @@ def leap_mode(entry: ir.Entry) -> Leap:
     picked: Choice | None = None if choose is None else ("min" if sense == "min" else "max", choose)
     spelled = " ".join(entry.span.text.split())
     return Leap(0 if none else whole(values, "teacher") or 0, keep, gammas, weights, picked, spelled)
+
+
+def auto_leap(entry: ir.Entry) -> Leap | None:
+    """The leap that is written beside `auto`, to be weighed with the modes of the planner's own."""
+    value = next((a.value for a in entry.options if a.name == "leap"), None)
+    if value is None:
+        return None
+    if not isinstance(value, nodes.Call) or value.function.span.text != "leap":
+        raise RecipeError(
+            [Diagnostic("B506", "`leap` is a leap with its options", value.span, fix="leap(gamma = 0.9)")]
+        )
+    return leap_mode(replace(entry, mode="leap", options=value.arguments, span=value.span))
 
 
 LARGEST_GRID = 1_000

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bilevel import ir
+from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind, line_searches, stops, tests_gradient
 from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Unroll, Verdict
@@ -89,6 +90,24 @@ class Reverse:
             return "surrogate"
         cut = self.window is not None and self.window < steps_of(level)
         return "biased" if self.order == 1 or cut or tests_gradient(level) else "exact"
+
+    def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        match self.checkpoint:
+            case "binomial":
+                return Formula("P*((T + R)*g + T*b + G)", "P*(sqrt(T)*s + A)")
+            case int() as count:
+                return Formula("P*(T*(2*g + b) + G)", f"P*(({count} + T/{count})*s + A)")
+            case "sqrt" | "auto":
+                return Formula("P*(T*(2*g + b) + G)", "P*(2*sqrt(T)*s + A)")
+        if self.store == "residuals":
+            return Formula("P*(T*r + G)", "P*(T*h + A)")
+        if self.update:
+            return Formula(f"P*(T*(g + b) + T/{self.window}*G)", f"P*({self.window}*s + A)")
+        if self.order == 1:
+            return Formula("P*(T*g + G)", "P*(T*s + A)" if self.window is None else f"P*({self.window}*s + A)")
+        if self.window is not None:
+            return Formula(f"P*(T*g + {self.window}*b + G)", f"P*({self.window}*s + A)")
+        return Formula("P*(T*(g + b) + G)", "P*(T*s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Unroll | None:
         needs_value = not facts.linear or bool(facts.entering("solver"))

@@ -16,7 +16,7 @@ def test_run_ends_with_plan_table_and_pictures(bilevel: Command, here: Path) -> 
     said = bilevel("run", "tiny.bl")
     assert said.code == 0
     lines = said.out.splitlines()
-    assert lines[0].startswith("tiny: adapt: rmd; hypergradients exact; plan ")
+    assert lines[0].startswith("tiny: adapt: rmd(store = residuals); hypergradients exact; plan ")
     assert "6 steps in" in lines[0]
     assert "meta-learned start" in said.out
     assert [line.split()[0] for line in lines if "±" in line and "x" in line] == ["0", "1", "5", "10"]

@@ -10,6 +10,7 @@ import pytest
 
 import bilevel
 from bilevel import pipeline
+from bilevel.costs import reference
 from bilevel.explain import plan_text
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -17,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def text_of(name: str, sized: bool) -> str:
-    return bilevel.compile(name).explain() if sized else plan_text(pipeline.plan(bilevel.load(name).program))
+    if not sized:
+        return plan_text(pipeline.plan(bilevel.load(name).program))
+    return bilevel.compile(name, limit="memory=8GB", calibration=reference()).explain()
 
 
 @pytest.mark.parametrize("sized", [False, True], ids=["symbolic", "sized"])

@@ -1,0 +1,288 @@
+"""Costs of candidate modes with numbers: traced once for each mode, exact counts where a rule of steps decides.
+
+What one step of an outermost level does is traced as a whole, with one level's mode exchanged at a time, so that
+costs of different modes can be compared and their peaks are those of the whole step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx as nx
+from torch import nn
+
+from bilevel import ir
+from bilevel.backends.torch_func.checkpoints import binomial_segments, root, segments, walk_back, walk_back_binomial
+from bilevel.backends.torch_func.tree import leaves
+from bilevel.binding import Parts
+from bilevel.costs import Calibration, Cost, Work
+from bilevel.dsl.datatypes import Array, Tree
+from bilevel.errors import Span
+from bilevel.explain import tree_size
+from bilevel.facts import Fact, Facts, Origin
+from bilevel.modes import Implicit, Mode, Reverse, Unroll
+from bilevel.plan import Choice, Plan
+from bilevel.tracing import Tracer, Untraced, inside, number, step_count
+
+Choices = Mapping[str, Choice]
+
+
+@dataclass
+class Estimator:
+    """Costs and facts of one program with built parts; what was traced once is kept."""
+
+    program: ir.Program
+    facts: Facts
+    parts: Parts
+    calibration: Calibration
+    tracer: Tracer = field(init=False)
+    steps: dict[str, float] = field(init=False)
+    linear: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tracer = Tracer(self.parts)
+        levels = [lv for lv in self.program.walk_levels() if lv.parent is not None]
+        counts = {lv.name: step_count(self.program, lv) or self._epochs(lv) for lv in levels}
+        self.steps = {name: count for name, count in counts.items() if count is not None}
+        self.linear = {}
+
+    def cost(self, choices: Choices, level: ir.Level, mode: Mode) -> Cost:
+        """One step of the outermost level around with `level` differentiated by `mode`, the others as chosen."""
+        formula = mode.cost(level, self.facts[level.name])
+        try:
+            work, growth = self._work(choices, level, mode)
+        except Untraced as error:
+            return Cost(formula, untraced=str(error))
+        return Cost(formula, work, self.calibration.seconds(work), growth=growth)
+
+    def _work(self, choices: Choices, level: ir.Level, mode: Mode) -> tuple[Work, float | None]:
+        adjoint = mode.lower(level, self.facts[level.name])
+        steps = self.steps.get(level.name)
+        if isinstance(adjoint, Unroll) and adjoint.store in ("even", "binomial"):
+            if steps is None:
+                raise Untraced(f"the number of steps of `{level.name}` is not known")
+            return self._checkpointed(choices, level, adjoint, int(steps)), None
+        plan = self._plan(choices, level, mode.title, adjoint)
+        work = self._traced(plan, level, {})
+        if steps is None or steps < 3:
+            return work, None
+        return work, self._traced(plan, level, {level.name: steps + 1}).peak - work.peak
+
+    def _plan(self, choices: Choices, level: ir.Level, title: str, adjoint: Any) -> Plan:
+        choice = Choice(level.name, title, "exact", adjoint, False, ())
+        return Plan(self.program, self.facts, {**choices, level.name: choice}, nx.DiGraph())
+
+    def _traced(self, plan: Plan, level: ir.Level, steps: Mapping[str, float]) -> Work:
+        top = self.outermost(level)
+        return self.tracer.cost(plan, top.name, {**self.steps, **steps}, self._products(plan))
+
+    def outermost(self, level: ir.Level) -> ir.Level:
+        """The outermost level around a level."""
+        while level.parent is not None:
+            level = self.program.level(level.parent)
+        return level
+
+    def _checkpointed(self, choices: Choices, level: ir.Level, adjoint: Unroll, steps: int) -> Work:
+        """Work of `rmd` and of the steps computed again; the peak of as many states as are alive at once."""
+        facts = self.facts[level.name]
+        plain = self._plan(choices, level, "rmd", Reverse().lower(level, facts))
+        once = self._plan(choices, level, "rmd(checkpoint = 1)", Reverse(checkpoint=1).lower(level, facts))
+        three = {level.name: 3.0}
+        forward = (1 / 3) * (self._traced(once, level, three) - self._traced(plain, level, three))
+        again, alive = recomputed(adjoint, steps)
+        peak = self._traced(plain, level, {level.name: float(alive - 1)}).peak
+        return replace(self._traced(plain, level, {}) + float(again) * forward, peak=peak)
+
+    def _products(self, plan: Plan) -> dict[str, float]:
+        """Products that linear solvers are taken to need: those asked for, or at most one for each number."""
+        found = {}
+        for name, choice in plan.choices.items():
+            adjoint = choice.adjoint
+            if isinstance(adjoint, Implicit) and adjoint.method in ("cg", "gmres", "neumann"):
+                most = self.size(self.program.level(name))
+                fixed = adjoint.tol == 0 or most is None
+                found[name] = float(adjoint.steps if fixed else min(adjoint.steps, most or adjoint.steps))
+        return found
+
+    # ---- sizes ----------------------------------------------------------------------------------------------
+
+    def size(self, level: ir.Level) -> int | None:
+        """Numbers in the variables of one copy of a level."""
+        found = [self._numbers(v) for v in level.variables]
+        return None if None in found else sum(n for n in found if n is not None)
+
+    def _numbers(self, variable: ir.Variable) -> int | None:
+        match variable.type:
+            case Array(shape) if all(isinstance(n, int) for n in shape):
+                return math.prod(n for n in shape if isinstance(n, int))
+            case Tree(net=net) if isinstance(self.parts.objects.get(net), nn.Module):
+                return tree_size(variable.type, self.parts)
+        return None
+
+    def copies(self, level: ir.Level) -> int | None:
+        """Copies of a level: the product of the sizes of its indices."""
+        counts = [self._count(axis) for axis in level.copies]
+        return None if None in counts else math.prod(c for c in counts if c is not None)
+
+    def _count(self, axis: str) -> int | None:
+        index = next((i for lv in self.program.walk_levels() for i in lv.indices if i.name == axis), None)
+        source = None if index is None else index.source
+        if isinstance(source, ir.Sample):
+            found = None if source.count is None else number(self.program, source.count)
+            return None if found is None else int(found)
+        part = None if source is None else self._object(source)
+        return len(part) if isinstance(part, list | tuple) and not hasattr(part, "_fields") else self._length(part)
+
+    def _epochs(self, level: ir.Level) -> float | None:
+        """Steps of a level that counts passes over its data."""
+        duration = level.phases[-1].duration
+        if not isinstance(duration, ir.Steps) or duration.unit != "epochs":
+            return None
+        passes = number(self.program, duration.count)
+        for draw in level.draws:
+            source = draw.source
+            if isinstance(source, ir.Sample) and source.count is not None and passes is not None:
+                total, batch = self._length(self._object(source.source)), number(self.program, source.count)
+                if total and batch:
+                    return passes * (total // int(batch))
+        return None
+
+    def _object(self, expr: ir.Expr) -> Any:
+        """A part, or a field of one, by the expression that names it."""
+        match expr:
+            case ir.Read(name=name):
+                return self.parts.objects.get(name)
+            case ir.Field(base=base, name=name):
+                return getattr(self._object(base), name, None)
+        return None
+
+    def _length(self, part: Any) -> int | None:
+        found = list(leaves(part)) if isinstance(part, tuple) and hasattr(part, "_fields") else []
+        return int(found[0].shape[0]) if found else None
+
+    # ---- facts for people -----------------------------------------------------------------------------------
+
+    def known(self, choices: Choices, level: ir.Level) -> tuple[Fact, ...]:
+        """Sizes of a level and, where it could be traced, what one inner step and the outer gradient cost."""
+        return (*self._sizes(choices, level), *self._measures(choices, level))
+
+    def _sizes(self, choices: Choices, level: ir.Level) -> Iterator[Fact]:
+        facts = self.facts[level.name]
+        around = self.program.level(level.parent or level.name)
+        wanted = [v for v in around.variables if v.name in facts.targets]
+        numbers = [self._numbers(v) for v in wanted]
+        if wanted and None not in numbers:
+            yield _fact("n", "", sum(n or 0 for n in numbers), "derived", wanted[0].span, facts.targets)
+        if (size := self.size(level)) is not None:
+            yield _fact("m", "", size, "derived", level.variables[0].span, level.names)
+        if level.name in self.steps:
+            until = isinstance(level.phases[-1].duration, ir.Until)
+            yield _fact("T", "", self.steps[level.name], "assumed" if until else "declared", level.phases[-1].span)
+        if (copies := self.copies(level)) is not None:
+            yield _fact("P", "", copies, "declared" if level.copies else "derived", _index_span(self.program, level))
+        for name, products in self._products(Plan(self.program, self.facts, choices, nx.DiGraph())).items():
+            if name == level.name:
+                yield _fact("K", "", products, "assumed", level.phases[-1].span)
+
+    def _measures(self, choices: Choices, level: ir.Level) -> Iterator[Fact]:
+        """Work and bytes per copy, from the difference between three and two steps."""
+        try:
+            yield from self._per_copy(choices, level)
+        except Untraced:
+            return
+
+    def _per_copy(self, choices: Choices, level: ir.Level) -> Iterator[Fact]:
+        facts = self.facts[level.name]
+        if not Reverse().accepts(level, facts).ok or (self.copies(level) or 0) < 1:
+            return
+        share = 1.0 / (self.copies(level) or 1)
+        at, span = level.name, level.phases[-1].span
+        plain = self._plan(choices, level, "rmd", Reverse().lower(level, facts))
+        two, three = (self._traced(plain, level, {at: steps}) for steps in (2.0, 3.0))
+        once = self._plan(choices, level, "rmd(checkpoint = 1)", Reverse(checkpoint=1).lower(level, facts))
+        forward = (1 / 3) * (self._traced(once, level, {at: 3.0}) - three) if not facts.iterates else None
+        yield _fact("s", "B", share * (three.peak - two.peak), "traced", span)
+        yield _fact("G", "FLOP", share * (two.flop - 2 * (three.flop - two.flop)), "traced", span)
+        yield _fact("A", "B", share * (two.peak - 2 * (three.peak - two.peak)), "traced", span)
+        if forward is not None:
+            yield _fact("g", "FLOP", share * forward.flop, "traced", span)
+            yield _fact("b", "FLOP", share * (three.flop - two.flop - forward.flop), "traced", span)
+        if Reverse(store="residuals").accepts(level, facts).ok:
+            kept = self._plan(choices, level, "residuals", Reverse(store="residuals").lower(level, facts))
+            low, high = (self._traced(kept, level, {at: steps}) for steps in (2.0, 3.0))
+            yield _fact("r", "FLOP", share * (high.flop - low.flop), "traced", span)
+            yield _fact("h", "B", share * (high.peak - low.peak), "traced", span)
+
+    def step(self, choices: Choices, phase: ir.Level) -> Cost | None:
+        """One step of an outermost level, all its levels as chosen; None where nothing is inside it."""
+        inner = next(inside(phase), None)
+        if inner is None:
+            return None
+        plan = Plan(self.program, self.facts, choices, nx.DiGraph())
+        checkpointed = next((c for c in map(choices.__getitem__, (i.name for i in inside(phase))) if _sparse(c)), None)
+        if checkpointed is not None:
+            return next(c.cost for c in checkpointed.candidates if c.chosen)
+        try:
+            work = self._traced(plan, inner, {})
+        except Untraced as error:
+            return Cost(Reverse().cost(inner, self.facts[inner.name]), untraced=str(error))
+        return Cost(Reverse().cost(inner, self.facts[inner.name]), work, self.calibration.seconds(work))
+
+
+def _sparse(choice: Choice) -> bool:
+    return isinstance(choice.adjoint, Unroll) and choice.adjoint.store in ("even", "binomial")
+
+
+def _fact(symbol: str, unit: str, value: float, origin: Origin, span: Span, names: tuple[str, ...] = ()) -> Fact:
+    return Fact(symbol, float(value), unit, origin, span, names)
+
+
+def _index_span(program: ir.Program, level: ir.Level) -> Span:
+    found = [i.span for lv in program.walk_levels() for i in lv.indices if i.name in level.copies]
+    return found[0] if found else level.span
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------
+
+
+def recomputed(adjoint: Unroll, steps: int) -> tuple[int, int]:
+    """Steps computed again and states alive at once on the way back, by walking without computing anything."""
+    count = adjoint.checkpoints if adjoint.checkpoints is not None else root(steps)
+    walk = _Walk()
+    even = adjoint.store == "even"
+    runs = segments(steps, count) if even else binomial_segments(steps, count)
+    kept = [walk.state() for _ in runs]
+    end = walk.state()
+    (walk_back if even else walk_back_binomial)(lambda state, step: None, walk.advance, kept, steps, count)
+    del end
+    return walk.again, walk.most
+
+
+class _Walk:
+    """States that only count themselves."""
+
+    def __init__(self) -> None:
+        self.again = self.alive = self.most = 0
+
+    def state(self) -> _Counted:
+        return _Counted(self)
+
+    def advance(self, state: _Counted, first: int, last: int) -> list[Any]:
+        """The states of a run, the given one first."""
+        self.again += last - first
+        return [state, *(self.state() for _ in range(last - first))]
+
+
+class _Counted:
+    """Alive as long as somebody holds it."""
+
+    def __init__(self, walk: _Walk) -> None:
+        self.walk = walk
+        walk.alive += 1
+        walk.most = max(walk.most, walk.alive)
+
+    def __del__(self) -> None:
+        self.walk.alive -= 1

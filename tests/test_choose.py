@@ -1,0 +1,374 @@
+"""The choice of a mode: pure, by predicted time within a limit; every reason against a mode is provoked here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import bilevel
+from bilevel import costs, pipeline
+from bilevel.costs import Calibration, Cost, Formula, Work, reference
+from bilevel.errors import RecipeError
+from bilevel.limits import Limit, free_memory, limit_text, read_limits
+from bilevel.modes import MODES
+from bilevel.plan import Choice, Plan
+from bilevel.planner import choose
+from tests.command.tools import Command
+from tests.zoo.compiled import plan_text
+
+TEXT = """recipe tiny
+use net = mlp(1, 4, 1)
+use tasks = sine(shots = 3, queries = 3)
+level meta {
+  theta : params(net)
+  each task ~ tasks.train[8]
+  level adapt {
+    w : params(net) from theta
+    minimize mean(mse(net[w](task.support.x), task.support.y))
+    by sgd(lr = 0.01) for 30 steps
+  }
+  minimize mean[task] mean(mse(net[w](task.query.x), task.query.y))
+  by adam(lr = 1e-3) for 3 steps
+}
+"""
+SEARCH = TEXT.replace("adam(lr = 1e-3) for 3 steps", "cmaes(sigma = 0.1, population = 4) for 2 generations")
+FORMULA = Formula("P*g", "P*s")
+TIMES = {
+    "rmd": (3.0, 900),
+    "rmd(checkpoint = sqrt)": (4.0, 300),
+    "rmd(checkpoint = binomial)": (4.5, 200),
+    "rmd(store = residuals)": (2.0, 2000),
+    "fmd": (100.0, 50_000),
+    "rmd(order = 1)": (1.0, 150),
+}
+
+
+def made_up(times: Mapping[str, tuple[float, float]] = TIMES) -> dict[str, Cost]:
+    return {m: Cost(FORMULA, Work(products=s, peak=b), s) for m, (s, b) in times.items()}
+
+
+def chosen(memory: float | None, schedule: str = "", allow: str = "exact", text: str = TEXT) -> Choice:
+    plan = plan_text(text + schedule)
+    level = plan.program.level("adapt")
+    limit = None if memory is None else Limit(memory)
+    return choose(plan.program, level, plan.facts["adapt"], made_up(), limit, allow)  # type: ignore[arg-type]
+
+
+def reasons(choice: Choice, mode: str) -> tuple[str, ...]:
+    return next(c.reasons for c in choice.candidates if c.title == mode)
+
+
+@pytest.mark.parametrize(
+    ("memory", "mode"),
+    [
+        (None, "rmd(store = residuals)"),
+        (2000, "rmd(store = residuals)"),
+        (1999, "rmd"),
+        (899, "rmd(checkpoint = sqrt)"),
+        (299, "rmd(checkpoint = binomial)"),
+    ],
+)
+def test_the_fastest_exact_mode_that_fits_is_taken(memory: float | None, mode: str) -> None:
+    assert chosen(memory).mode == mode
+
+
+def test_other_classes_are_taken_only_where_they_are_allowed() -> None:
+    assert chosen(1000, allow="biased").mode == "rmd(order = 1)"
+    assert chosen(1000, "schedule { adapt : auto(allow = biased) }").mode == "rmd(order = 1)"
+    assert chosen(1000, "schedule { adapt : auto }").mode == "rmd"
+
+
+def test_a_leap_is_weighed_only_where_it_is_written() -> None:
+    line = "schedule { adapt : auto(allow = surrogate, leap = leap(gamma = 0.9)) }"
+    plan = plan_text(TEXT + line)
+    times = made_up({**TIMES, "leap(gamma = 0.9)": (0.5, 100)})
+    level = plan.program.level("adapt")
+    assert choose(plan.program, level, plan.facts["adapt"], times, Limit(1000)).mode == "leap(gamma = 0.9)"
+    assert plan.choices["adapt"].mode == "leap(gamma = 0.9)"
+    bare = plan_text(TEXT)
+    assert choose(bare.program, level, bare.facts["adapt"], times, Limit(1000), "surrogate").mode == "rmd(order = 1)"
+
+
+@pytest.mark.parametrize("memory", [100.0, None])
+def test_the_choice_is_a_pure_function(memory: float | None) -> None:
+    if memory is None:
+        assert chosen(None) == chosen(None)
+        return
+    texts = []
+    for _ in range(2):
+        with pytest.raises(RecipeError) as caught:
+            chosen(memory)
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+
+
+def test_every_reason_has_a_word() -> None:
+    choice = chosen(1000)
+    assert reasons(choice, "rmd(store = residuals)") == ("memory",)
+    assert reasons(choice, "fmd") == ("memory", "work")
+    assert reasons(choice, "rmd(order = 1)") == ("class",)
+    assert reasons(choice, "ift") == ("path",)
+    assert reasons(choice, "closed_form") == ("semantics",)
+    assert reasons(choice, "evolve") == ("solver",)
+    assert reasons(choice, "rmd(checkpoint = sqrt)") == ()
+    pinned = chosen(1000, "schedule { adapt : rmd }")
+    assert reasons(pinned, "rmd(checkpoint = sqrt)") == ("pinned",)
+    assert reasons(chosen(100_000), "fmd") == ("work",)
+    until = TEXT.replace("for 30 steps", "until stationary(1e-6) within 9 steps")
+    until = until.replace("task.support.y))", "task.support.y)) + sqnorm(w - theta)")
+    assert reasons(plan_text(until).choices["adapt"], "fmd") == ("semantics",)
+    assert plan_text(SEARCH).choices["adapt"].mode == "evolve"
+    assert reasons(plan_text(SEARCH).choices["adapt"], "rmd") == ("path",)
+
+
+def test_what_would_change_the_choice() -> None:
+    found = chosen(1000).changes
+    assert "--limit memory=2kB  (then rmd(store = residuals), 33% less time)" in found
+    assert "--allow biased  (then rmd(order = 1), 67% less time)" in found
+
+
+def test_nothing_fits_is_b510() -> None:
+    with pytest.raises(RecipeError) as caught:
+        chosen(160)
+    assert str(caught.value) == (
+        """error[B510]: no exact plan fits 160 B: the smallest needs 200 B
+  --> tiny.bl:7:3
+   |
+ 6 |   each task ~ tasks.train[8]
+   |        --------------------- tasks.train[8]: one copy each
+ 7 |   level adapt {
+   |   ^^^^^^^^^^^^^
+   |
+   = why: `adapt` by `rmd(checkpoint = binomial)` holds that much at its peak; no other mode is taken in silence
+   = fix: --limit memory=200B
+          task.count=6     in place of 8: memory grows with the copies
+          --allow biased     rmd(order = 1) needs 150 B"""
+    )
+
+
+def test_a_named_mode_that_does_not_fit_is_b502() -> None:
+    with pytest.raises(RecipeError) as caught:
+        chosen(1000, "schedule { adapt : fmd }")
+    text = str(caught.value)
+    assert text.startswith("error[B502]: `fmd` does not fit: 50.0 kB needed, limit 1.00 kB\n  --> tiny.bl:15:20")
+    assert "fmd keeps one copy of the state of `adapt` for each number of theta" in text
+    assert "adapt : rmd(checkpoint = sqrt)         300 B,  4.00 FLOP  exact" in text
+    assert "adapt : rmd(order = 1)                 150 B,  1.00 FLOP  biased" in text
+
+
+def test_checkpoint_auto_is_what_fits() -> None:
+    line = "schedule { adapt : rmd(checkpoint = auto) }"
+    assert chosen(1000, line).mode == "rmd(checkpoint = sqrt)"
+    assert chosen(250, line).mode == "rmd(checkpoint = binomial)"
+    assert plan_text(TEXT + line).choices["adapt"].mode == "rmd(checkpoint = sqrt)"
+
+
+def test_what_was_decided_is_taken_again() -> None:
+    plan = plan_text(TEXT)
+    for mode in ("fmd", "rmd(store = residuals)"):
+        assert pipeline.plan(plan.program, decided={"adapt": mode}).choices["adapt"].mode == mode
+
+
+def test_a_line_for_an_index_is_no_longer_ignored() -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan_text(TEXT + "schedule { task : vmap(chunk = 4) }")
+    assert caught.value.diagnostics[0].code == "B507"
+
+
+# ---- limits and numbers --------------------------------------------------------------------------------------
+
+
+def test_limits_are_read_in_decimal_units() -> None:
+    assert read_limits(["memory=2GB"]) == Limit(2e9)
+    assert read_limits(["memory=1_500.5 MB"]) == Limit(1500.5e6)
+    assert read_limits([]) is None
+    for text in ("memory=2", "time=3s", "memory", "memory=-1GB", "memory=2GiB"):
+        with pytest.raises(RecipeError) as caught:
+            read_limits([text])
+        assert caught.value.diagnostics[0].code == "B127"
+
+
+@pytest.mark.parametrize(("count", "text"), [(3.11e9, "3.2GB"), (3.1e9, "3.1GB"), (10.0, "10B"), (999_950, "1000kB")])
+def test_limits_are_rounded_up(count: float, text: str) -> None:
+    assert limit_text(count) == text
+    found = read_limits([f"memory={text}"])
+    assert found is not None and found.memory >= count
+
+
+def test_free_memory_is_the_devices() -> None:
+    found = free_memory("cpu")
+    assert found is not None and not found.asked and found.memory > 1e6
+    assert free_memory("meta") is None
+
+
+def test_seconds_are_overhead_arithmetic_and_memory() -> None:
+    slow = Calibration("slow", 1.0, 0.5, 10.0, 5.0, 100.0)
+    assert slow.seconds(Work(products=20, convolutions=10, moved=300, operators=4, views=2)) == 4 + 1 + 2 + 2 + 3
+    assert slow.identity != Calibration("slow", 1.0, 0.5, 10.0, 5.0, 101.0).identity
+
+
+def test_a_stored_calibration_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert costs.current() == reference()
+    mine = Calibration("mine", 1e-5, 1e-5, 1e11, 1e11, 1e10)
+    costs.store(mine)
+    assert costs.current() == mine
+    costs.stored().write_text("{}", "utf-8")
+    assert costs.current() == reference()
+
+
+# ---- traced plans --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    recipe = bilevel.parse(TEXT, "tiny.bl")
+    return bilevel.compile(recipe, limit="memory=1GB", calibration=reference()).explained
+
+
+def test_formulas_with_facts_give_what_was_traced(plan: Plan) -> None:
+    """The symbols mean what they say: with them the formulas give work exactly, and peaks to what one step holds besides."""
+    assert plan.numbers is not None
+    known = {fact.symbol: fact.value for fact in plan.numbers.facts["adapt"]}
+    assert {"n", "m", "T", "P", "g", "b", "r", "G", "s", "h", "A"} <= known.keys()
+    for mode in ("rmd", "rmd(store = residuals)", "rmd(checkpoint = sqrt)"):
+        cost = next(c.cost for c in plan.choices["adapt"].candidates if c.title == mode)
+        assert cost is not None and cost.work is not None
+        work, memory = cost.formula.at(known)
+        assert work == pytest.approx(cost.work.flop, rel=1e-9)
+        assert memory == pytest.approx(cost.work.peak, rel=0.2)
+
+
+def test_facts_say_where_they_come_from(plan: Plan) -> None:
+    assert plan.numbers is not None
+    found = {fact.symbol: fact for fact in plan.numbers.facts["adapt"]}
+    assert (found["T"].value, found["T"].origin, found["T"].span.line) == (30, "declared", 10)
+    assert (found["P"].value, found["P"].origin, found["P"].span.line) == (8, "declared", 6)
+    assert (found["n"].value, found["n"].origin, found["n"].names) == (13, "derived", ("theta",))
+    assert found["g"].origin == found["h"].origin == "traced"
+
+
+def test_until_assumes_all_its_steps() -> None:
+    text = TEXT.replace("for 30 steps", "until stationary(1e-6) within 40 steps")
+    text = text.replace("task.support.y))", "task.support.y)) + 5 * sqnorm(w - theta)")
+    made = bilevel.compile(bilevel.parse(text, "tiny.bl"), limit="memory=1GB", calibration=reference()).explained
+    assert made.numbers is not None
+    found = {fact.symbol: (fact.value, fact.origin) for fact in made.numbers.facts["adapt"]}
+    assert found["T"] == (40, "assumed") and found["K"] == (13, "assumed")
+    assert made.choices["adapt"].mode == "ift"
+
+
+@pytest.mark.parametrize("name", ["maml_sine", "hpo_quick", "reptile"])
+def test_symbolic_plans_agree_or_say_that_sizes_decide(name: str) -> None:
+    symbolic = pipeline.plan(bilevel.load(name).program)
+    sized = bilevel.compile(name, limit="memory=8GB", calibration=reference()).plan
+    for level, choice in symbolic.choices.items():
+        agrees = choice.mode == sized.choices[level].mode
+        assert agrees or "sizes may favour another" in symbolic.why(level, choice.mode)
+
+
+def test_less_memory_gives_a_leaner_mode_and_then_none() -> None:
+    recipe = bilevel.parse(TEXT.replace("30 steps", "400 steps"), "tiny.bl")
+    program = bilevel.compile(recipe, limit="memory=1GB", calibration=reference())
+    peaks = {c.title: c.cost.peak for c in program.plan.choices["adapt"].candidates if c.cost and c.cost.peak}
+    for mode in ("rmd", "rmd(checkpoint = sqrt)"):
+        limit = Limit(peaks[mode])
+        made = bilevel.compile(recipe, limit=limit, calibration=reference())
+        assert made.plan.choices["adapt"].mode == mode
+        assert "keep" in made.emit()
+    with pytest.raises(RecipeError) as caught:
+        bilevel.compile(recipe, limit=Limit(min(p for m, p in peaks.items() if m != "rmd(order = 1)") - 1))
+    assert caught.value.diagnostics[0].code == "B510"
+
+
+def test_two_compilations_print_the_same_plan(plan: Plan) -> None:
+    recipe = bilevel.parse(TEXT, "tiny.bl")
+    again = bilevel.compile(recipe, limit="memory=1GB", calibration=reference()).explained
+    assert str(again) == str(plan)
+    assert reference().identity in str(plan)
+    assert again.identity == plan.identity
+
+
+def test_modes_list_a_formula_each() -> None:
+    made = plan_text(TEXT)
+    level, facts = made.program.level("adapt"), made.facts["adapt"]
+    for mode in MODES:
+        work, memory = mode.cost(level, facts).expressions()
+        assert work.free_symbols and memory.free_symbols
+
+
+# ---- the command ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.bl"
+    path.write_text(TEXT.replace("30 steps", "4 steps"), "utf-8")
+    return path
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+def test_no_plan_within_the_limit_ends_with_4(command: Command, tiny: Path) -> None:
+    said = command("plan", "tiny.bl", "--limit", "memory=1kB")
+    assert (said.code, said.out) == (4, "")
+    assert "error[B510]: no exact plan fits 1.00 kB" in said.err
+    assert command("plan", "tiny.bl", "--limit", "memory=1 kilo").code == 3
+
+
+def test_why_pin_and_diff(command: Command, tiny: Path) -> None:
+    limit = ("--limit", "memory=1GB", "--calibration", "reference")
+    said = command("plan", "tiny.bl", *limit, "--why", "adapt", "rmd(order=1)")
+    assert said.out == "rmd(order = 1) (biased): not allowed [class]: holds the gradient inside each step constant\n"
+    assert "B501" in command("plan", "tiny.bl", "--why", "nobody", "rmd").err
+    other = command("plan", "tiny.bl", *limit, "--diff", "memory=40kB").out
+    assert "-how `adapt` is differentiated        limit 1.00 GB" in other and "+how" in other
+    assert "the two plans are the same" in command("plan", "tiny.bl", *limit, "--diff", "tiny.bl").out
+    before = json.loads(command("plan", "tiny.bl", *limit, "--format", "json").out)
+    mode = before["hypergradients"][0]["chosen"]
+    said = command("plan", "tiny.bl", *limit, "--pin")
+    assert f"    adapt : {mode}\n" in tiny.read_text("utf-8") or f"schedule {{ adapt : {mode} }}" in tiny.read_text(
+        "utf-8"
+    )
+    assert f"> {mode}" in said.out and "chosen: named at tiny.bl:" in said.out and "[pinned]" in said.out
+    text = tiny.read_text("utf-8")
+    command("plan", "tiny.bl", *limit, "--pin")
+    assert tiny.read_text("utf-8") == text
+    assert "B110" in command("plan", "maml_sine", *limit, "--pin").err
+
+
+def test_pin_replaces_auto(command: Command, tiny: Path) -> None:
+    tiny.write_text(tiny.read_text("utf-8") + "schedule { adapt : auto(allow = biased)  # ours\n}\n", "utf-8")
+    command("plan", "tiny.bl", "--limit", "memory=1GB", "--pin")
+    assert "adapt : rmd(order = 1)" in tiny.read_text("utf-8") and "# ours" in tiny.read_text("utf-8")
+
+
+def test_json_carries_everything(command: Command, tiny: Path) -> None:
+    content = json.loads(
+        command("plan", "tiny.bl", "--json", "--limit", "memory=1GB", "--calibration", "reference").out
+    )
+    assert content["limits"] == {"memory": 1e9, "asked": True} and content["allow"] == "exact"
+    assert content["calibration"]["hash"] == reference().identity
+    (found,) = content["hypergradients"]
+    rows = {row["mode"]: row for row in found["candidates"]}
+    assert rows["rmd"]["flop"]["expr"] == "P*(T*(g + b) + G)" and rows["rmd"]["flop"]["value"] > 0
+    assert rows["rmd"]["bytes"]["value"] > 0 and rows["rmd"]["seconds"] > 0
+    assert rows["ift"]["reasons"] == ["path"] and rows["rmd(order = 1)"]["reasons"] == ["class"]
+    facts = {fact["symbol"]: fact for fact in content["facts"]["adapt"]}
+    assert facts["T"] == {
+        "symbol": "T",
+        "value": 4.0,
+        "unit": "",
+        "meaning": "steps",
+        "origin": "declared",
+        "of": [],
+        "at": facts["T"]["at"],
+    }
+    assert content["steps"]["meta"]["seconds"] > 0
