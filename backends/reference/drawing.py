@@ -14,14 +14,14 @@ from torch import Tensor
 from bilevel import ir
 from bilevel.backends.reference.domains import to_free
 from bilevel.backends.reference.expressions import evaluate, part_of
-from bilevel.backends.reference.scope import Scope, every_copy
+from bilevel.backends.reference.scope import Scope, every_copy, lists_of
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Copies, Tree, leafwise, number, plain
 from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.keyed import fold
 from bilevel.backends.torch_func.sampling import draw as take
-from bilevel.backends.torch_func.sampling import draw_epoch, draw_normal, draw_uniform
-from bilevel.dsl.datatypes import Array
+from bilevel.backends.torch_func.sampling import draw_epoch, draw_normal, draw_uniform, everything
+from bilevel.dsl.datatypes import Array, Records
 from bilevel.dsl.datatypes import Tree as TreeType
 
 NOTHING = torch.empty(0, dtype=torch.float64)
@@ -33,6 +33,17 @@ def copy_key(key: Tensor, axes: tuple[str, ...], at: Mapping[str, int]) -> Tenso
     for axis in axes:
         key = fold(key, at[axis])
     return key
+
+
+def own_key(key: Tensor, level: ir.Level, scope: Scope) -> Tensor:
+    """The key of one copy of a level: elements of lists are part of the level's own key already."""
+    return copy_key(key, level.batched, scope.at)
+
+
+def listed_key(key: Tensor, level: ir.Level, scope: Scope) -> Tensor:
+    """The key of a level solved for one element of the lists that the level around runs over."""
+    around = scope.program.level(level.parent or "")
+    return copy_key(key, tuple(a for a in level.lists if a not in around.copies), scope.at)
 
 
 def distribution(source: ir.Builtin, key: Tensor, scope: Scope, like: Tree, shape: tuple[int, ...]) -> Tree:
@@ -51,11 +62,24 @@ def step_scope(scope: Scope, level: ir.Level, level_key: Tensor, step: int, word
     for index in level.indices:
         scope = scope.having({index.name: _index(index, level, key, scope)})
     for one in level.draws:
-        if _counts_epochs(level):
-            scope = scope.having({one.name: _of_epoch(one, copy_key(level_key, level.copies, scope.at), step, scope)})
+        if isinstance(one.source, ir.NoiseKeys):
+            scope = scope.having({one.name: own_key(fold(key, one.name), level, scope)})
+        elif _counts_epochs(level) and _is_finite(one.source):
+            scope = scope.having({one.name: _of_epoch(one, own_key(level_key, level, scope), step, scope)})
         else:
             scope = scope.having({one.name: _draw(one, level, key, scope)})
     return scope
+
+
+def equation_scope(scope: Scope, level: ir.Level, level_key: Tensor, batch: int | None) -> Scope:
+    """The scope of the test and of the linear system: draws made once for each solve, `batch` samples where it is said."""
+    duration = level.phases[0].duration
+    if isinstance(duration, ir.Until) and "batch" in duration.arguments:
+        batch = int(evaluate(duration.arguments["batch"], scope))
+    if batch is None or level.indices:
+        return step_scope(scope, level, level_key, 0, "implicit")
+    scope = scope.having(_counter(level, 0, scope))
+    return scope.having({one.name: _draw(one, level, level_key, scope, batch) for one in level.draws})
 
 
 def _counter(level: ir.Level, step: int, scope: Scope) -> dict[str, int]:
@@ -78,12 +102,32 @@ def batches(level: ir.Level, scope: Scope) -> int:
 
 
 def _index(index: ir.Index, level: ir.Level, key: Tensor, scope: Scope) -> Copies:
-    """What an index runs over, one item for each copy."""
+    """What an index runs over, one item for each copy; drawn from a list's elements, one row for each of those."""
     if not index.drawn or not isinstance(index.source, ir.Sample) or index.source.count is None:
-        raise Unsupported("indices over lists")
-    count = evaluate(index.source.count, scope)
-    found = _sample(index.source.source, (count,), copy_key(fold(key, index.name), level.copies, scope.at), scope)
-    return Copies(index.name, tuple(_item(found, place) for place in range(count)))
+        source = evaluate(index.source, scope)
+        items = source if isinstance(source, list) else _items(everything(source))
+        return Copies(index.name, tuple(items))
+    source, count = index.source.source, evaluate(index.source.count, scope)
+    opened = _opened(level, index.source.axes)
+
+    def of_element(inside: Scope) -> Copies:
+        own = copy_key(own_key(fold(key, index.name), level, inside), opened, inside.at)
+        return Copies(index.name, tuple(_items(_sample(source, (count,), own, inside))))
+
+    return every_copy(scope, opened, of_element)  # type: ignore[no-any-return]
+
+
+def _opened(level: ir.Level, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of some axes that are lists which this very level runs over."""
+    return tuple(a for a in axes if a in lists_of(level))
+
+
+def _items(record: Any) -> list[Any]:
+    """The samples of a record of arrays."""
+    first = record
+    while isinstance(first, tuple):
+        first = first[0]
+    return [_item(record, place) for place in range(len(first))]
 
 
 def _item(record: Any, place: int) -> Any:
@@ -95,25 +139,31 @@ def _item(record: Any, place: int) -> Any:
 def _of_epoch(one: ir.Draw, key: Tensor, step: int, scope: Scope) -> Any:
     """The batch of one step when passes over the source are counted; every copy shuffles for itself."""
     if not isinstance(one.source, ir.Sample):
-        raise Unsupported("draws that are no samples")
+        raise Unsupported("epochs of what is no sample")
     return draw_epoch(evaluate(one.source.source, scope), _count(one.source, scope), key, step, one.name)
 
 
-def _draw(one: ir.Draw, level: ir.Level, key: Tensor, scope: Scope) -> Any:
+def _draw(one: ir.Draw, level: ir.Level, key: Tensor, scope: Scope, count: int | None = None) -> Any:
     """A draw without an index: of every copy that its source is copied over, or else of every copy of the level."""
     source = one.source
     if isinstance(source, ir.Builtin):
-        return distribution(source, copy_key(fold(key, one.name), level.copies, scope.at), scope, NOTHING, ())
+        return distribution(source, own_key(fold(key, one.name), level, scope), scope, NOTHING, ())
     if not isinstance(source, ir.Sample):
         raise Unsupported("draws that are no samples")
+    lists = {name for around in scope.program.walk_levels() for name in lists_of(around)}
+    axes = tuple(a for a in source.axes if a not in lists) or level.batched
+    opened = _opened(level, source.axes)
 
     def of_copy(inside: Scope) -> Any:
-        axes = source.axes or level.copies
-        return _sample(
-            source.source, _shape(one, source, inside), copy_key(fold(key, one.name), axes, inside.at), inside
-        )
+        shape = _shape(one, source, inside) if count is None else (count,)
+        own = copy_key(copy_key(fold(key, one.name), axes, inside.at), opened, inside.at)
+        return _sample(source.source, shape, own, inside)
 
     return every_copy(scope, source.axes, of_copy)
+
+
+def _is_finite(source: ir.Expr) -> bool:
+    return isinstance(source, ir.Sample) and isinstance(source.source.type, Records)
 
 
 def _counts_epochs(level: ir.Level) -> bool:
@@ -133,7 +183,7 @@ def _shape(one: ir.Draw, source: ir.Sample, scope: Scope) -> tuple[int, ...]:
 
 def _sample(source: ir.Expr, shape: tuple[int, ...], key: Tensor, scope: Scope) -> Any:
     """Draws of a distribution, of a finite source or of a stream."""
-    if isinstance(source, ir.Builtin):
+    if isinstance(source, ir.Builtin) and source.function != "without":
         if source.function not in DISTRIBUTIONS:
             raise Unsupported(f"samples of {source.function}")
         return distribution(source, key, scope, NOTHING, shape)
@@ -153,11 +203,11 @@ def _first(variable: ir.Variable, level: ir.Level, key: Tensor, scope: Scope) ->
     expr, type_ = variable.start, variable.type
     if isinstance(expr, ir.Builtin) and expr.function == "warm":
         expr = expr.arguments[0]
-    own = copy_key(fold(key, variable.name), level.copies, scope.at)
+    own = own_key(fold(key, variable.name), level, scope)
     if isinstance(type_, TreeType):
         like = part_of(type_, scope)
         if expr is None or (isinstance(expr, ir.Builtin) and expr.function == "init"):
-            drawn = initial_parameters(scope.values[type_.net], own, torch.float64)
+            drawn = initial_parameters(scope.read(type_.net), own, torch.float64)
             return {name: drawn[name] for name in like}
         if isinstance(expr, ir.Builtin) and expr.function in DISTRIBUTIONS:
             return distribution(expr, own, scope, like, ())

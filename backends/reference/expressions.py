@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bilevel import ir
 from bilevel.backends.reference.functions import FUNCTIONS
+from bilevel.backends.reference.masks import applied
 from bilevel.backends.reference.scope import Delayed, Scope
 from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Tree, derivative, leafwise, node, number
-from bilevel.backends.torch_func.attention import unfused
 from bilevel.backends.torch_func.outputs import with_output
 from bilevel.dsl.datatypes import Array, Union
 from bilevel.dsl.datatypes import Tree as TreeType
@@ -46,7 +46,7 @@ def evaluate(expr: ir.Expr, scope: Scope) -> Any:
         case ir.Apply():
             return _apply(expr, scope)
         case ir.CallLet():
-            return evaluate(expr.body, _inside(expr, scope))
+            return evaluate(expr.body, _inside(expr, scope).folded(expr.noise))
         case ir.CallPart(function=function, arguments=arguments):
             return evaluate(function, scope)(*(evaluate(a, scope) for a in arguments))
         case ir.GradientOf(call=call):
@@ -56,11 +56,11 @@ def evaluate(expr: ir.Expr, scope: Scope) -> Any:
         case ir.Item(base=base, items=items):
             return evaluate(base, scope)[tuple(evaluate(i, scope) for i in items)]
         case ir.IterateOf(name=name, at=at):
-            return scope.read(f"@{name}")[evaluate(at, scope)]
+            return _iterate(scope.read(f"@{name}"), evaluate(at, scope))
         case ir.Several(items=items):
             return _several(expr, [evaluate(i, scope) for i in items])
         case ir.Reduced():
-            return _reduced(expr, scope, expr.binders)
+            return _reduced(expr, scope)
     raise Unsupported(type(expr).__name__)
 
 
@@ -70,6 +70,17 @@ def _read(name: str, scope: Scope) -> Any:
         at = {**value.scope.at, **scope.at}
         return evaluate(value.expr, Scope(value.scope.plan, value.scope.values, at, value.scope.maximised))
     return value
+
+
+class Outside(Exception):
+    """An iterate that belongs to another window of steps than the one at hand."""
+
+
+def _iterate(path: Any, number: int) -> Tree:
+    """An iterate by its number; a path that is a dictionary has those of one window."""
+    if isinstance(path, dict) and number not in path:
+        raise Outside
+    return path[number]
 
 
 def _builtin(name: str) -> Callable[..., Any]:
@@ -88,8 +99,11 @@ def _apply(expr: ir.Apply, scope: Scope) -> Any:
         network = with_output(network, expr.output)
     x = evaluate(expr.input, scope)
     x = x[None] if expr.single else x
-    with unfused():
-        found = functional_call(network, parameters, (x,)) if isinstance(network, nn.Module) else network(parameters, x)
+    noise = None
+    if expr.noise is not None:  # the first application has the key itself
+        noise = (scope.folded(expr.noise) if expr.noise.place else scope).values[ir.NOISE]
+    is_module = isinstance(network, nn.Module)
+    found = applied(network, parameters, x, noise) if is_module else network(parameters, x)
     return found[0] if expr.single else found
 
 
@@ -121,25 +135,35 @@ def _several(expr: ir.Several, items: list[Any]) -> Any:
     return items
 
 
-def _reduced(expr: ir.Reduced, scope: Scope, binders: tuple[ir.Binder, ...]) -> Any:
-    """One binder after the other, the outermost first: counters take all their numbers, open indices all copies."""
+def _reduced(expr: ir.Reduced, scope: Scope) -> Any:
+    """Copies of open indices, the outermost first, then all numbers of counters: that is how their noise is numbered."""
+    opened = [b for axis in expr.body.axes for b in expr.binders if b.source is None and b.name == axis]
+    alike = [b for b in expr.binders if b.source is None and b not in opened]
+    return _over(expr, scope, [*opened, *alike, *(b for b in expr.binders if b.source is not None)])
+
+
+def _over(expr: ir.Reduced, scope: Scope, binders: list[ir.Binder]) -> Any:
+    """One binder after the other; terms that read an iterate outside the window are left out."""
     if not binders:
         return evaluate(expr.body, scope)
     first, *rest = binders
     if first.source is None:
-        scopes = [scope.in_copy(first.name, i) for i in range(scope.size(first.name))]
-    elif isinstance(first.source, ir.Counting):
-        low, high = evaluate(first.source.low, scope), evaluate(first.source.high, scope)
-        scopes = [scope.having({first.name: k}) for k in range(low, high + 1)]
-    else:
+        places = range(scope.size(first.name))
+        return _reduce(expr.kind, [_over(expr, scope.in_copy(first.name, i), rest) for i in places], scope.maximised)
+    if not isinstance(first.source, ir.Counting):
         raise Unsupported("reducers over lists")
-    return _reduce(expr.kind, [_reduced(expr, inside, tuple(rest)) for inside in scopes], scope.maximised)
+    values = []
+    for count in range(evaluate(first.source.low, scope), evaluate(first.source.high, scope) + 1):
+        with suppress(Outside):
+            values.append(_over(expr, scope.counted(first.name, count), rest))
+    return _reduce(expr.kind, values, scope.maximised)
 
 
 def _reduce(kind: str, values: list[Any], maximised: bool) -> Any:
     """All values as one, entry by entry; `worst` is the largest of what is minimised."""
     if kind == "worst":
         kind = "min" if maximised else "max"
+    kind = "mean" if kind == "pcgrad" else kind  # of gradients something else is made, of values this
     if kind not in ("mean", "sum", "max", "min"):
         raise Unsupported(kind)
     return leafwise(lambda *parts: _reduced_leaf(kind, torch.stack([number(p) for p in parts])), *values)
@@ -160,13 +184,28 @@ def _reduced_leaf(kind: str, stacked: Tensor) -> Tensor:
 
 
 def part_of(type_: TreeType, scope: Scope) -> dict[str, Tensor]:
-    """The network's own parameters that a type names: all, one part, or all but one."""
-    network = scope.values[type_.net]
+    """The network's own parameters that a type names: all, one part, or all but one; or zeros in another form."""
+    network = scope.read(type_.net)
     own = {name: p.detach() for name, p in network.named_parameters()}
     word = type_.part.only if type_.part.only is not None else type_.part.except_
-    if word is None:
-        return own
-    use = next(u for u in scope.program.uses if u.name == type_.net)
-    pattern = dict(use.description.parts).get(word, word) if use.description is not None else word
-    wanted = type_.part.only is not None
-    return {name: p for name, p in own.items() if fnmatchcase(name, pattern) == wanted}
+    if word is not None:
+        use = next((u for u in scope.program.uses if u.name == type_.net), None)
+        pattern = dict(use.description.parts).get(word, word) if use is not None and use.description else word
+        wanted = type_.part.only is not None
+        own = {name: p for name, p in own.items() if fnmatchcase(name, pattern) == wanted}
+    if type_.kind == "layers":
+        return {name: torch.zeros((), dtype=torch.float64) for name in own}
+    return own if type_.kind == "params" else _factors(network, own)
+
+
+def _factors(network: nn.Module, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the factors of layers with weights: a for inputs (one more for a bias), b for outputs."""
+    found: dict[str, Tensor] = {}
+    for name, layer in network.named_modules():
+        start = f"{name}." if name else ""
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and f"{start}weight" in own:
+            weight = own[f"{start}weight"]
+            inputs = weight[0].numel() + (f"{start}bias" in own)
+            found |= {f"{start}a": torch.zeros(inputs, dtype=torch.float64)}
+            found |= {f"{start}b": torch.zeros(len(weight), dtype=torch.float64)}
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel.backends.reference.matrices import eigenvalues, form, identity_gap
 from bilevel.backends.reference.trees import Tree, detached, leafwise, leaves, number
 
 Function = Callable[..., Any]
@@ -28,12 +29,6 @@ def dot(left: Tree, right: Tree) -> Any:
     if not isinstance(left, dict) and max(number(left).dim(), number(right).dim()) > 1:
         return torch.matmul(left, right)
     return entries(leafwise(lambda a, b: a * b, left, right)).sum()
-
-
-def quad(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Product x' M x; a vector in place of M is its diagonal."""
-    full = matrix if matrix.dim() == 2 else torch.diag(matrix)
-    return (vector[:, None] * full * vector[None, :]).sum()
 
 
 def logsumexp(value: Tensor) -> Tensor:
@@ -89,6 +84,12 @@ def same(left: Any, right: Any) -> Any:
     return (left - right) ** 2
 
 
+def without(items: list[Any], left_out: Any) -> Any:
+    """The samples of all sources of a list but one, field by field one after the other."""
+    kept = [item for item in items if item is not left_out]
+    return type(kept[0])(*(torch.cat(fields) for fields in zip(*kept, strict=True)))
+
+
 FUNCTIONS: dict[str, Function] = {
     "mean": lambda v: entries(v).mean(),
     "sum": lambda v: entries(v).sum(),
@@ -121,7 +122,11 @@ FUNCTIONS: dict[str, Function] = {
     "accuracy": accuracy,
     "dot": dot,
     "outer": lambda a, b: a[:, None] * b[None, :],
-    "quad": quad,
+    "quad": form,
+    "min_eig": lambda m: eigenvalues(m).amin(),
+    "max_eig": lambda m: eigenvalues(m).amax(),
+    "identity_gap": identity_gap,
+    "without": without,
     "inv": lambda m: torch.linalg.solve(m, torch.eye(len(m), dtype=torch.float64)),
     "trace": lambda m: torch.stack([m[i, i] for i in range(len(m))]).sum(),
     "det": det,

@@ -13,8 +13,10 @@ from bilevel import ir
 from bilevel.backends.reference.drawing import start, step_scope
 from bilevel.backends.reference.levels import State as Inner
 from bilevel.backends.reference.levels import gradient
-from bilevel.backends.reference.scope import outermost
+from bilevel.backends.reference.scope import Scope, outermost
+from bilevel.backends.reference.support import Unsupported
 from bilevel.backends.reference.trees import Tree, detached, leafwise
+from bilevel.backends.reference.windows import Move, outer_step, windowed
 from bilevel.backends.torch_func.keyed import fold
 from bilevel.plan import Plan
 
@@ -54,18 +56,50 @@ def step_values(
 ) -> Found:
     """Objective and hypergradient of the next step of an outermost level, for the draws of the emitted module.
 
-    `parts` are the bound parts in float64, `key` the key of the run. Cost: one interpreted walk for each copy of each
-    step of each level, twice for biased modes. Fails when: the plan has what `SUPPORTED` denies (`Unsupported`).
+    `parts` are the bound parts in float64, `key` the key of the run. Of a step with a window for each update these
+    are those of its first window. Cost: one interpreted walk for each copy of each step of each level, twice for
+    biased modes. Fails when: the plan has what `SUPPORTED` denies (`Unsupported`).
     """
     level = program.level(phase)
-    scope = outermost(plan, parts, state_values.known)
-    level_key = fold(key, level.name)
-    inside = step_scope(scope, level, level_key, state_values.step)
-    x = {name: _as_variable(tree) for name, tree in state_values.variables.items()}
-    found = gradient(inside, level, x, fold(level_key, state_values.step), state_values.ends)
-    sign = -1.0 if level.objective is not None and level.objective.sense == "maximize" else 1.0
+    inside, step_key, x = _at(plan, parts, state_values, key, level)
+    cut_up, sign = windowed(plan, level), _sign(level)
+    if cut_up is not None:
+        _, gradients, values = outer_step(inside, level, cut_up, x, step_key, lambda x, _: x, 1)
+        return Found(sign * values[0], leafwise(lambda leaf: sign * leaf, gradients[0]), {})
+    found = gradient(inside, level, x, step_key, state_values.ends)
     own = leafwise(lambda leaf: sign * leaf.detach(), found.by_name)
     return Found(sign * found.value.detach(), own, found.ends)
+
+
+def _sign(level: ir.Level) -> int:
+    """What turns the number that is minimised into the objective as the recipe writes it."""
+    return -1 if level.objective is not None and level.objective.sense == "maximize" else 1
+
+
+def windowed_step(
+    plan: Plan, parts: Mapping[str, Any], state_values: State, key: Tensor, phase: str, move: Move
+) -> tuple[dict[str, Tree], Tensor]:
+    """The variables after one step with an update for each window, and its objective: the mean over the windows.
+
+    `move` is the outer solver: the next variables from the variables, in free coordinates, and the gradient of what is
+    minimised.
+    """
+    level = plan.program.level(phase)
+    inside, step_key, x = _at(plan, parts, state_values, key, level)
+    cut_up = windowed(plan, level)
+    if cut_up is None:
+        raise Unsupported("windows in a level that has none")
+    moved, _, values = outer_step(inside, level, cut_up, x, step_key, move)
+    return moved, _sign(level) * torch.stack(values).mean()
+
+
+def _at(
+    plan: Plan, parts: Mapping[str, Any], state: State, key: Tensor, level: ir.Level
+) -> tuple[Scope, Tensor, dict[str, Tree]]:
+    """The scope of a step with its draws, the key of the step, and the variables to differentiate in."""
+    scope, level_key = outermost(plan, parts, state.known), fold(key, level.name)
+    x = {name: _as_variable(tree) for name, tree in state.variables.items()}
+    return step_scope(scope, level, level_key, state.step), fold(level_key, state.step), x
 
 
 def begin(plan: Plan, parts: Mapping[str, Any], key: Tensor, phase: str, known: Mapping[str, Tree]) -> State:

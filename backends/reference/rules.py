@@ -7,54 +7,79 @@ repeated here.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from bilevel.backends.reference.support import Unsupported
+from bilevel import ir
+from bilevel.backends.reference.leaps import Leap, read_leap
+from bilevel.backends.reference.support import Unsupported, is_cut_short
 from bilevel.plan import Choice, Plan
 
-Kind = Literal["steps", "implicit", "closed", "none"]
+Kind = Literal["steps", "implicit", "closed", "none", "leap", "perturbed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`held`: the gradient inside a step has no derivative. `window`: only the last so many steps have one."""
+    """`held`: the gradient inside a step has no derivative. `window`: only the last so many steps have one.
+
+    `update`: the level around moves after every window. `batch`: samples of the equation's own draw. `through`: the
+    expression whose gradient stands in place of the equation; `printed`: with the other sign. `samples`, `sigma`: of
+    perturbed solves.
+    """
 
     kind: Kind
     held: bool = False
     window: int | None = None
+    update: bool = False
+    batch: int | None = None
+    through: ir.Expr | None = None
+    printed: bool = False
+    leap: Leap | None = None
+    samples: int = 0
+    sigma: float = 0.0
 
     @property
     def exact(self) -> bool:
-        """Whether the derivative is that of all that was computed, or of the equation that the solution solves."""
-        return not self.held and self.window is None
+        """Whether the level is seen as it is: the derivative of all that was computed, or of the level's equation."""
+        return not self.held and self.window is None and self.through is None and self.kind != "perturbed"
 
 
 def rule_of(plan: Plan, level: str) -> Rule:
     """The rule of a level."""
-    return read_rule(plan.choices[level])
+    entries = [entry for entry in plan.program.schedule if entry.target == level]
+    return read_rule(plan.choices[level], entries[-1].checked if entries else {})
 
 
-def read_rule(choice: Choice) -> Rule:
+def read_rule(choice: Choice, checked: Mapping[str, ir.Expr]) -> Rule:
     """`rmd(order = 1)` as a rule; raises `Unsupported` for modes that the oracle has no definition of."""
     mode, _, options = choice.mode.partition("(")
     match mode.strip():
         case "fmd":
             return Rule("steps")
         case "rmd":
-            if "update" in options:
-                raise Unsupported("rmd.update")
-            return Rule("steps", _number(options, "order") == 1, _number(options, "window"))
+            update = re.search(r"\bupdate *= *each", options) is not None
+            return Rule("steps", _number(options, "order") == 1, _number(options, "window"), update)
         case "ift":
-            cut_short = re.search(r"\b(terms|steps)\b", options) and "tol" not in options
-            if cut_short or re.search(r"\b(batch|through|sign|nystrom|damping)\b", options):
-                raise Unsupported("ift that is no exact solve of the level's own equation")
-            return Rule("implicit")
+            return _implicit(options, checked.get("through"))
+        case "leap":
+            return Rule("leap", leap=read_leap(options, checked.get("choose")))
+        case "es":
+            sigma = re.search(r"\bsigma *= *([\d.eE+-]+)", options)
+            return Rule("perturbed", samples=_number(options, "samples") or 0, sigma=float(sigma[1]) if sigma else 0.0)
         case "closed_form":
             return Rule("closed")
         case "none":
             return Rule("none")
     raise Unsupported(mode)
+
+
+def _implicit(options: str, through: ir.Expr | None) -> Rule:
+    """`ift` with a system that is solved, whatever by."""
+    if is_cut_short(options) or "nystrom" in options or "damping" in options:
+        raise Unsupported("ift that is no exact solve of the level's own equation")
+    printed = re.search(r"\bsign *= *printed", options) is not None
+    return Rule("implicit", batch=_number(options, "batch"), through=through, printed=printed)
 
 
 def _number(options: str, name: str) -> int | None:

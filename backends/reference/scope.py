@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +10,10 @@ import torch
 from torch import nn
 
 from bilevel import ir
+from bilevel.backends.reference.masks import with_masks
 from bilevel.backends.reference.trees import Copies
-from bilevel.dsl.datatypes import Size
+from bilevel.backends.torch_func.keyed import fold
+from bilevel.dsl.datatypes import ListType, Size
 from bilevel.plan import Plan
 
 
@@ -41,9 +42,26 @@ class Scope:
         """The scope with more names, or other values for known ones."""
         return replace(self, values={**self.values, **values})
 
-    def in_copy(self, axis: str, place: int) -> Scope:
+    def at_copy(self, axis: str, place: int) -> Scope:
         """The scope of one copy along an index."""
         return replace(self, at={**self.at, axis: place})
+
+    def in_copy(self, axis: str, place: int) -> Scope:
+        """The scope of one copy that a reducer closes, with noise of its own."""
+        return self.at_copy(axis, place).with_noise_of(axis, place)
+
+    def counted(self, name: str, number: int) -> Scope:
+        """The scope of one number of a counter, with noise of its own."""
+        return self.having({name: number}).with_noise_of(name, number)
+
+    def folded(self, noise: ir.Noise | None) -> Scope:
+        """The scope with the part of the noise that an application, or the call of a let, has."""
+        return self if noise is None else self.with_noise_of(noise.place)
+
+    def with_noise_of(self, *words: str | int) -> Scope:
+        """The scope with another key of its noise, where there is any."""
+        key = self.values[ir.NOISE]
+        return self if key is None else self.having({ir.NOISE: fold(key, *words)})
 
     def read(self, name: str) -> Any:
         """The value of a name in this copy."""
@@ -73,11 +91,19 @@ def outermost(plan: Plan, parts: Mapping[str, Any], known: Mapping[str, Any]) ->
     """The scope of a whole recipe: its parts, its params, and solutions of levels that have ended."""
     numbers = {p.name: p.value for p in plan.program.params}
     objects = {name: _in_float64(part) for name, part in parts.items()}
-    return Scope(plan, {**numbers, **objects, **known}, {})
+    return Scope(plan, {**numbers, **objects, **known, ir.NOISE: None}, {})
 
 
 def _in_float64(part: Any) -> Any:
-    return deepcopy(part).to(torch.float64) if isinstance(part, nn.Module) else part
+    """A copy of a network with masks in place of its dropout; of a list of parts one of each."""
+    if isinstance(part, list):
+        return [_in_float64(item) for item in part]
+    return with_masks(part).to(torch.float64) if isinstance(part, nn.Module) else part
+
+
+def lists_of(level: ir.Level) -> tuple[str, ...]:
+    """The indices of a level that run over a list of parts."""
+    return tuple(i.name for i in level.indices if isinstance(i.source.type, ListType))
 
 
 def every_copy(scope: Scope, axes: tuple[str, ...], function: Callable[[Scope], Any]) -> Any:
@@ -86,4 +112,4 @@ def every_copy(scope: Scope, axes: tuple[str, ...], function: Callable[[Scope], 
     if not missing:
         return function(scope)
     count = range(scope.size(missing[0]))
-    return Copies(missing[0], tuple(every_copy(scope.in_copy(missing[0], i), axes, function) for i in count))
+    return Copies(missing[0], tuple(every_copy(scope.at_copy(missing[0], i), axes, function) for i in count))

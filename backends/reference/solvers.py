@@ -6,12 +6,17 @@ arguments, and gives the new variable and state. Arguments may be numbers, or tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.func import functional_call
 
-from bilevel.backends.reference.trees import Tree, leafwise, leaves, plain
+from bilevel.backends.reference.domains import lowest_corner, nearest, reweighed
+from bilevel.backends.reference.matrices import solved
+from bilevel.backends.reference.trees import Tree, leafwise, leaves, plain, rebuilt
 
 Step = Callable[[Tree, Any, Tree, int, Mapping[str, Any]], tuple[Tree, Any]]
 
@@ -48,11 +53,78 @@ def rmsprop(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str,
     return moved, second
 
 
-STEPS: dict[str, Step] = {"sgd": sgd, "adam": adam, "adamw": adamw, "rmsprop": rmsprop}
+def mirror(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, Any]) -> tuple[Tree, Any]:
+    """The smallest of <g, z> + B(z, x) / lr for the divergence of M: x - lr inv(M) g (papers/002, eq. 5.1)."""
+    return leafwise(lambda a, r, d: a - r * d, x, given["lr"], solved(given["M"], gradient)), state
+
+
+def pgd(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, Any]) -> tuple[Tree, Any]:
+    """The point of the domain nearest to x - lr g, with `sign` to x - lr sign(g)."""
+    along = leafwise(lambda g: torch.sign(g.detach()), gradient) if given.get("sign", 0.0) else gradient
+    return leafwise(lambda a, r, d: nearest(a - r * d, given["kept"]), x, given["lr"], along), state
+
+
+def exponentiated(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, Any]) -> tuple[Tree, Any]:
+    """Entries times exp(-lr g), in a simplex divided by their sum (Kivinen and Warmuth 1997)."""
+    return leafwise(lambda a, r, d: reweighed(a, -r * d, given["kept"]), x, given["lr"], gradient), state
+
+
+def frank_wolfe(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, Any]) -> tuple[Tree, Any]:
+    """Next is (1 - s) x + s corner with s = 2 / (t + 1), t = 1, 2, ... (Jaggi 2013, algorithm 1, counted from 0)."""
+    share = 2 / (count + 1)
+    return leafwise(lambda a, d: (1 - share) * a + share * lowest_corner(d, given["kept"]), x, gradient), state
+
+
+def learned(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str, Any]) -> tuple[Tree, Any]:
+    """Next is x - step, (step, state) from the network for one coordinate after the other (papers/004, eq. 3)."""
+    moves, after = [], []
+    for number, slope in enumerate(torch.cat([leaf.reshape(-1) for leaf in leaves(gradient)])):
+        own = state[number] if state is not None else _begun(given["network"], slope)
+        move, own = functional_call(given["network"], given["parameters"], (slope[None], own))
+        moves.append(move)
+        after.append(own)
+    row, parts = torch.cat(moves), list[Tensor]()
+    for leaf in leaves(x):
+        parts.append(row[: leaf.numel()].reshape(leaf.shape))
+        row = row[leaf.numel() :]
+    return leafwise(lambda a, d: a - d, x, rebuilt(x, parts)), tuple(after)
+
+
+def _begun(network: Any, slope: Tensor) -> Any:
+    """The state of one coordinate before its first step; nothing where the network has none."""
+    return network.begin(torch.zeros_like(slope.detach()[None])) if hasattr(network, "begin") else ()
+
+
+STEPS: dict[str, Step] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "rmsprop": rmsprop,
+    "mirror": mirror,
+    "pgd": pgd,
+    "exponentiated": exponentiated,
+    "frank_wolfe": frank_wolfe,
+    "learned": learned,
+}
+RATES: dict[str, Callable[..., Any]] = {
+    "linear": lambda rate, done, total: leafwise(lambda r: r * (total - done) / total, rate),
+    "cosine": lambda rate, done, total: leafwise(lambda r: r * (1 + math.cos(math.pi * done / total)) / 2, rate),
+    "steps": lambda rate, done, total, factor, *at: fallen(rate, factor, sum(done >= m for m in at)),
+}
+"""a rate when so many of all steps are done"""
+
+
+def fallen(rate: Tree, factor: Tree, times: int) -> Tree:
+    """The rate times a factor, once for each milestone that is behind."""
+    for _ in range(times):
+        rate = leafwise(lambda r, f: r * f, rate, factor)
+    return rate
 
 
 def first_state(name: str, x: Tree) -> Any:
-    """The state before the first step: zeros."""
+    """The state before the first step: zeros, of a learned solver what its network begins with (None)."""
+    if name == "learned":
+        return None
     zero = leafwise(torch.zeros_like, x)
     return (zero, zero) if name in ("adam", "adamw") else zero
 

@@ -6,6 +6,7 @@ product cannot either, or something else must come first. `never`: it would not 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,10 @@ class Support:
 
 YES = Support("yes")
 ELSEWHERE = Support("notimpl", "nobody has written it again; the product's own tests hold it against closed forms")
+SEARCH = Support("never", "nothing is differentiated: values are compared with the solver's own")
+CUT_SHORT = Support(
+    "never", "a system that is not solved has no definition beside its algorithm: tested by that formula"
+)
 
 
 def _all(names: str, support: Support) -> dict[str, Support]:
@@ -36,41 +41,36 @@ def _all(names: str, support: Support) -> dict[str, Support]:
 
 
 SOLVERS: dict[str, Support] = {
-    **_all("sgd adam adamw rmsprop closed_form next", YES),
-    **_all("mirror pgd exponentiated frank_wolfe lbfgs", ELSEWHERE),
-    **_all(
-        "cmaes pbt random", Support("never", "nothing is differentiated: values are compared with the solver's own")
-    ),
+    **_all("sgd adam adamw rmsprop closed_form next mirror pgd exponentiated frank_wolfe lbfgs", YES),
+    **_all("cmaes pbt random", SEARCH),
 }
 MODES: dict[str, Support] = {
-    **_all("auto rmd fmd ift closed_form none", YES),
+    **_all("auto rmd fmd ift leap es closed_form none", YES),
     **_all("vmap loop", Support("yes", "an order of computation, which changes no number")),
-    **_all("leap", Support("notimpl", "the value of the level is another one; its tests compare closed forms")),
-    **_all("evolve es", Support("never", "values only, or an estimate: no derivative that could agree")),
+    **_all("evolve", SEARCH),
 }
 OPTIONS: dict[str, Support] = {
-    **_all("rmd.order rmd.window rmd.checkpoint rmd.store ift.linear", YES),
-    **_all("rmd.update", ELSEWHERE),
-    **_all("ift.batch ift.through ift.sign", ELSEWHERE),
-    **_all("ift.linear.terms", Support("never", "a series cut short is no exact solve: its tests have a closed form")),
+    **_all("rmd.order rmd.window rmd.update rmd.checkpoint rmd.store ift.linear ift.batch ift.through ift.sign", YES),
+    **_all("leap.teacher leap.keep leap.hull leap.gamma leap.choose es.samples es.sigma auto.allow auto.leap", YES),
+    **_all("vmap.chunk", YES),
+    **_all("ift.linear.terms ift.linear.rank", CUT_SHORT),
+    "ift.linear.damping": Support("notimpl", "nobody has written it again; its tests compare the damped dense inverse"),
 }
-DOMAINS: dict[str, Support] = {
-    **_all("positive nonnegative unit between", YES),
-    **_all("simplex psd orthogonal", ELSEWHERE),
-}
-REDUCERS: dict[str, Support] = {**_all("mean sum max min worst", YES), **_all("pcgrad", ELSEWHERE)}
+DOMAINS: dict[str, Support] = _all("positive nonnegative unit between simplex psd orthogonal", YES)
+REDUCERS: dict[str, Support] = _all("mean sum max min worst pcgrad", YES)
 FUNCTIONS: dict[str, Support] = {
     **_all("mean sum max min exp log sqrt abs tanh cos relu softplus sigmoid softmax logsoftmax sign clip stop", YES),
     **_all("logsumexp ce bce mse l1 kl cw accuracy onehot dot outer quad inv trace det eye arange concat", YES),
-    **_all("transpose sqdist outer_sum reshape sqnorm norm1 eig init normal uniform warm", YES),
-    **_all("min_eig max_eig identity_gap without pair identity", ELSEWHERE),
+    **_all("transpose sqdist outer_sum reshape sqnorm norm1 eig init normal uniform warm min_eig max_eig identity_gap without", YES),
+    **_all("pair identity", ELSEWHERE),
 }
+RATES: dict[str, Support] = _all("linear cosine steps", YES)
 CONSTRUCTS: dict[str, Support] = {
-    "then": ELSEWHERE,
-    "with": ELSEWHERE,
-    "learned solvers": ELSEWHERE,
-    "indices over lists": ELSEWHERE,
-    "dropout": ELSEWHERE,
+    "then": Support("yes", "levels in sequence, written out before the plan is made"),
+    "with": YES,
+    "learned solvers": YES,
+    "indices over lists": YES,
+    "dropout": YES,
     "until plateau": YES,
     "until below": YES,
     "until stationary": YES,
@@ -92,7 +92,17 @@ def reasons(plan: Plan) -> list[str]:
     for entry in plan.program.schedule:
         found += _unless(MODES, entry.mode)
         found += [line for option in entry.options for line in _unless(OPTIONS, f"{entry.mode}.{option.name}")]
+    for choice in plan.choices.values():
+        found += _unless(OPTIONS, "ift.linear.rank") * ("nystrom" in choice.mode)
+        found += _unless(OPTIONS, "ift.linear.damping") * ("damping" in choice.mode and "nystrom" not in choice.mode)
+        found += _unless(OPTIONS, "ift.linear.terms") * is_cut_short(choice.mode)
     return list(dict.fromkeys(found))
+
+
+def is_cut_short(mode: str) -> bool:
+    """Whether a mode solves its linear system by so many steps or terms, whatever is left of the residual."""
+    linear = re.search(r"\blinear *= *(\w+\([^)]*\))", mode)
+    return linear is not None and bool(re.search(r"\b(terms|steps)\b", linear[1])) and "tol" not in linear[1]
 
 
 def _of_level(level: ir.Level) -> list[str]:
@@ -102,7 +112,7 @@ def _of_level(level: ir.Level) -> list[str]:
     for expr in _expressions(level):
         for part in ir.walk(expr):
             if isinstance(part, ir.Builtin):
-                found += _unless(FUNCTIONS, part.function)
+                found += _unless(RATES if part.function in RATES else FUNCTIONS, part.function)
             if isinstance(part, ir.Reduced):
                 found += _unless(REDUCERS, part.kind)
     return found

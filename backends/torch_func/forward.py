@@ -294,8 +294,15 @@ def _chosen(coder: Coder, level: ir.Level, leap: Leaping) -> list[Statement]:
     score = _over_points(coder, level, expr)
     lines: list[Statement] = [Assign("scores", f"-{score}" if sense == "max" else score)]
     tie = _tie(coder, level)
-    lines.append(Assign("ties", "torch.zeros_like(scores)" if tie is None else _over_points(coder, level, tie)))
+    lines.append(Assign("ties", "torch.zeros_like(scores)" if tie is None else _worse(coder, level, tie)))
     return [*lines, Assign(f"{x}, gamma", f"leap_choice(points, scores, ties, {depth})")]
+
+
+def _worse(coder: Coder, level: ir.Level, tie: ir.Expr) -> str:
+    """The outer objective at every point as something that is to be small."""
+    around = coder.program.level(level.parent or "").objective
+    sign = "-" * (around is not None and around.sense == "maximize")
+    return f"{sign}{_over_points(coder, level, tie)}"
 
 
 def _over_points(coder: Coder, level: ir.Level, expr: ir.Expr) -> str:

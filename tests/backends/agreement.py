@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from bilevel import ir
 from bilevel.backends import reference
 from bilevel.backends.reference.levels import State as Inner
-from bilevel.backends.reference.trees import flat
+from bilevel.backends.reference.trees import flat, leafwise
 from bilevel.plan import Plan
 from tests.zoo.compiled import Compiled
 
@@ -41,20 +42,32 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def compared(compiled: Compiled, steps: int = 1, seed: int = 0) -> list[Both]:
-    """Both backends at the states that the emitted module of the last outermost level goes through."""
-    key, known = compiled.key(seed), dict[str, Any]()
-    for phase in compiled.phases[:-1]:
-        state = phase.begin(key, *(known[n] for n in phase.reads))
-        for _ in range(phase.steps):
-            state, _ = phase.step(state, key, *(known[n] for n in phase.reads))
+    """Both backends at the first states that the emitted module goes through, of one outermost level after the other."""
+    key, known, found = compiled.key(seed), dict[str, Any](), list[Both]()
+    for phase in compiled.phases:
+        given = [known[n] for n in phase.reads]
+        state = phase.begin(key, *given)
+        for number in range(max(steps, phase.steps if len(compiled.phases) > 1 else 0)):
+            if number < steps:
+                found.append(_both(compiled, phase, state, key, known))
+            state, _ = phase.step(state, key, *given)
         known |= phase.values(state)
-    phase = compiled.phases[-1]
-    given = [known[n] for n in phase.reads]
-    state, found = phase.begin(key, *given), []
-    for _ in range(steps):
-        found.append(_both(compiled, phase, state, key, known))
-        state, _ = phase.step(state, key, *given)
     return found
+
+
+def windows_error(compiled: Compiled, steps: int, rate: float) -> float:
+    """The largest error of state and objective after outer steps with an update for each window, by sgd at `rate`."""
+    key, phase, plan = compiled.key(), compiled.phase, compiled.plan
+    state, worst = phase.begin(key), 0.0
+    for number in range(steps):
+        held = reference.State(number, by_name(phase.variables, state.x))
+        move = partial(leafwise, lambda x, g: x - rate * g)
+        expected, mean = reference.windowed_step(plan, compiled.parts, held, key, phase.name, move)
+        state, value = phase.step(state, key)
+        found = by_name(phase.variables, state.x)
+        errors = [relative(flat(found[n]), flat(expected[n])) for n in phase.variables]
+        worst = max(worst, relative(value[None], mean[None]), *errors)
+    return worst
 
 
 def _both(compiled: Compiled, phase: Any, state: Any, key: Tensor, known: Mapping[str, Any]) -> Both:

@@ -10,11 +10,12 @@ import torch
 
 from bilevel import ir, support
 from bilevel.backends import reference
+from bilevel.backends.reference.support import RATES as RATE_WORDS
 from bilevel.backends.reference.support import SUPPORTED, reasons
 from bilevel.dsl.functions import DOMAINS, FUNCTIONS
-from bilevel.dsl.solvers import MODES, SOLVERS
+from bilevel.dsl.solvers import MODES, RATES, SOLVERS
 from bilevel.errors import RecipeError
-from tests.backends.agreement import compared
+from tests.backends.agreement import compared, windows_error
 from tests.backends.recipes import BROKEN, RECIPES
 from tests.zoo.compiled import Compiled, compile_text
 from tests.zoo.problem import Problem
@@ -26,18 +27,18 @@ Q = torch.tensor([[2.0, 0.5, 0.1], [0.5, 1.0, -0.2], [0.3, -0.2, 1.5]], dtype=to
 WRONG = {
     "stationary_under_three": "the attached solution has a first derivative only, and this needs its second",
 }
-LEAP = """recipe leaping
+CUT_SHORT = """recipe cut_short
 level top {
   x : real from 0.7
   level fit {
     w : real from x
-    minimize (w - 2)^2
-    by sgd(lr = 0.1) for 4 steps
+    minimize (w - 2 * x)^2
+    by sgd(lr = 0.1) until stationary(1e-9) within 400 steps
   }
   minimize w^2
   by sgd(lr = 0.1) for 1 step
 }
-schedule { fit : leap(gamma = 0.5) }"""
+schedule { fit : ift(linear = LINEAR) }"""
 
 
 @cache
@@ -84,7 +85,8 @@ def test_everything_the_language_names_is_declared() -> None:
     assert SUPPORTED["modes"].keys() == MODES.keys()
     assert SUPPORTED["domains"].keys() == DOMAINS.keys()
     assert SUPPORTED["functions"].keys() == FUNCTIONS.keys()
-    assert SUPPORTED["options"].keys() >= {f"{m}.{o}" for m in ("rmd", "ift") for o in MODES[m]}
+    assert SUPPORTED["options"].keys() >= {f"{mode}.{option}" for mode in MODES for option in MODES[mode]}
+    assert RATE_WORDS.keys() == set(RATES)
 
 
 def test_what_is_not_yet_there_is_not_in_the_product_either() -> None:
@@ -134,8 +136,16 @@ def _expressions(level: ir.Level) -> Iterator[ir.Expr]:
     yield from (a for p in level.phases for s in p.solvers for a in s.arguments.values())
 
 
-def test_what_is_not_carried_out_is_refused() -> None:
-    program = compile_text(LEAP)
-    assert reasons(program.plan) and reasons(program.plan)[0].startswith("leap: notimpl")
-    with pytest.raises(reference.Unsupported, match="leap"):
+@pytest.mark.parametrize("linear", ("neumann(terms = 3)", "cg(steps = 1)", "nystrom(rank = 1)"))
+def test_what_is_not_carried_out_is_refused(linear: str) -> None:
+    program = compile_text(CUT_SHORT.replace("LINEAR", linear))
+    assert reasons(program.plan) and reasons(program.plan)[0].startswith("ift.linear.")
+    assert ": never, " in reasons(program.plan)[0]
+    with pytest.raises(reference.Unsupported, match="exact solve"):
         compared(program)
+
+
+@pytest.mark.parametrize("name", [n for n, text in RECIPES.items() if "update = each" in text])
+def test_windows_move_the_outer_level_alike(name: str) -> None:
+    """Three updates in each of two outer steps: a state that is carried wrongly would show in the second window."""
+    assert windows_error(made(name), 2, 0.1) < TOLERANCE

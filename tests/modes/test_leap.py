@@ -135,6 +135,14 @@ def test_ties_go_to_the_smaller_outer_objective_of_the_copy() -> None:
     assert worst(gradients(text), expected) < TOLERANCE
 
 
+def test_ties_of_a_maximum_go_to_the_larger_outer_objective() -> None:
+    """What is maximised is better where it is larger: the same points, and the same steps, as of its negative."""
+    text = scheduled(LAZY.replace("BY", BY["sgd"]), adapt=GRID.replace("CHOOSE", "max(0 * sum(w))"))
+    turned = text.replace("minimize mean[t] (sqnorm(w - 1) + 0.5 *", "maximize mean[t] (-sqnorm(w - 1) - 0.5 *")
+    assert turned != text
+    assert worst(gradients(turned), gradients(text)) < TOLERANCE
+
+
 def test_the_last_word_is_the_smaller_gamma() -> None:
     """No step moves anything, so that all points and both measures are the same: only gamma is left to see."""
     text = LAZY.replace("BY", "sgd(lr = 1e-300)")

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.dsl.datatypes import integer, real, record, records
+from bilevel.dsl.datatypes import ListType, integer, real, record, records
 from bilevel.registry import data, solver
 
-__all__ = ["heavy", "labelled", "points"]
+__all__ = ["heaps", "heavy", "labelled", "points"]
 
 
 class Points(NamedTuple):
@@ -46,3 +46,9 @@ def heavy(
 def labelled() -> Split:
     """Two points x real[3] with labels y from 0 to 2."""
     return Split(Points(torch.tensor([[0.2, -1.0, 0.5], [1.1, 0.4, -0.6]]), torch.tensor([0, 2])))
+
+
+@data(yields=ListType((records("size", x=real(3), y=real()),), "count"))
+def heaps(count: int = 3, size: int = 4) -> list[Points]:
+    """Several sources of points, each moved by its number."""
+    return [Points(p.x + 0.2 * number, p.y - 0.1 * number) for number, p in enumerate([points(size).all] * count)]
