@@ -49,6 +49,7 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
         yield from _values_of_starts(level)
         yield from _conflicts(level)
         yield from _starts_read(level, facts)
+        yield from _lists_read(level, facts)
     for entry in program.schedule:
         yield from _schedule(entry)
 
@@ -232,6 +233,17 @@ def _starts_read(level: ir.Level, facts: Facts) -> Iterator[Diagnostic]:
     warm = any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
     if facts[level.name].start_alone and (warm or (level.lists and facts[level.name].entering("start"))):
         yield _missing(f"`{level.names[0]}@0` of this level", level.span, "rmd and an iterate besides the start")
+
+
+def _lists_read(level: ir.Level, facts: Facts) -> Iterator[Diagnostic]:
+    """A level over some lists through which the solution of a level beside it, over others, has a derivative."""
+    lists = {i.name: tuple(a for a in i.lists if a not in level.copies) for i in level.levels}
+    for inner in level.levels:
+        for other in level.levels:
+            read = next((n for n in other.names if n in facts[inner.name].targets), None)
+            if read is not None and lists[inner.name] and lists[other.name] not in ((), lists[inner.name]):
+                over = " and ".join(lists[inner.name])
+                yield _missing(f"a level over {over} that reads `{read}`, a solution over other lists,", inner.span)
 
 
 def _schedule(entry: ir.Entry) -> Iterator[Diagnostic]:

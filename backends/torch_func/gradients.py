@@ -57,7 +57,8 @@ def conflicting(level: ir.Level) -> str | None:
 
 def _projected(coder: Coder, level: ir.Level, index: str, sweep: list[Statement]) -> list[Statement]:
     """One gradient for each value of the index, then the mean of their projections; levels inside are solved once."""
-    count = f"length({coder.writer.name(index)})"
+    name = coder.writer.name(index)
+    count = f"len({name})" if index in coder.writer.lists else f"length({name})"
     gradient = pack([f"d_{n}" for n in solutions(coder, level)])
     loop: tuple[Statement, ...] = (
         Assign("weight", f"torch.zeros({count}, device=device, dtype=dtype)"),
@@ -148,10 +149,18 @@ def _missing_cotangents(coder: Coder, inner: ir.Level, targets: list[str]) -> li
             if f"d_{iterates}" not in targets:
                 lines.append(Assign(f"d_{iterates}", f"zeros({iterates})"))
             if f"d_{solution}" in targets:
-                lines.append(Assign(f"d_{iterates}[-1]", f"add(d_{iterates}[-1], d_{solution})"))
+                lines.append(joined(coder, inner, iterates, "-1", f"d_{solution}"))
         elif f"d_{solution}" not in targets:
             lines.append(Assign(f"d_{solution}", f"zeros({solution})"))
     return lines
+
+
+def joined(coder: Coder, inner: ir.Level, iterates: str, place: str, more: str) -> Statement:
+    """More for the cotangent of one iterate; over lists, for that of every element."""
+    depth = len(own_lists(coder, inner))
+    if depth:
+        return Assign(f"d_{iterates}", f"joined(d_{iterates}, {place}, {more}, {depth})")
+    return Assign(f"d_{iterates}[{place}]", f"add(d_{iterates}[{place}], {more})")
 
 
 def _cotangents_known(coder: Coder, level: ir.Level) -> set[str]:
@@ -206,7 +215,10 @@ def _pull_started(coder: Coder, inner: ir.Level, have: set[str]) -> list[Stateme
 
 
 def _pull_listed(coder: Coder, inner: ir.Level, have: set[str], targets: list[str]) -> list[Statement]:
-    """The same for a level solved once for each element of some lists: contributions are summed."""
+    """The same for a level solved once for each element of some lists: contributions are summed.
+
+    Solutions over the same lists are not shared by the elements: each gets the contribution of its own.
+    """
     pullback, states = f"{inner.name}_pullback", f"{inner.name}_states"
     lists = own_lists(coder, inner)
     key = list_key(f'fold(key, "{inner.name}")', lists)
@@ -214,21 +226,35 @@ def _pull_listed(coder: Coder, inner: ir.Level, have: set[str], targets: list[st
     names = [coder.writer.name(f"@{n}" if coder.plan.facts[inner.name].iterates else n) for n in inner.names]
     more = {states: inner.copies} | {f"d_{n}": inner.copies for n in names}
     text = per_element(coder, inner, call, pullback, more=more)
-    left = ", ".join(f"more_{t}" for t in targets)
-    lines: list[Statement] = [Assign(f"d_{t}", f"zeros({t})") for t in targets if f"d_{t}" not in have]
-    added: tuple[Statement, ...] = tuple(Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in targets)
+    listed = [t for t in targets if (earlier := _solved_by(coder, inner, t)) and own_lists(coder, earlier)]
+    shared = [t for t in targets if t not in listed]
+    lines: list[Statement] = [Assign(f"d_{t}", f"zeros({t})") for t in shared if f"d_{t}" not in have]
     have.update(f"d_{t}" for t in targets)
-    return [*lines, Loop(left, f"all_listed({text}, {len(lists)})", added)]
+    if listed:
+        lines.append(Assign(f"{inner.name}_pulled", text))
+        text = f"{inner.name}_pulled"
+    added: tuple[Statement, ...] = tuple(Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in shared)
+    left = ", ".join(f"more_{t}" if t in shared else "_" for t in targets)
+    lines += [Loop(left, f"all_listed({text}, {len(lists)})", added)] if shared else []
+    for place, target in enumerate(targets):
+        if target in listed:
+            one = f"each_listed(lambda more: more[{place}], {text}, {len(lists)})" if len(targets) > 1 else text
+            lines += _added_cotangent(coder, inner, target, one)
+    return lines
+
+
+def _solved_by(coder: Coder, inner: ir.Level, target: str) -> ir.Level | None:
+    """The level beside this one that solves for a name, None for a variable of the level around."""
+    around = coder.program.level(inner.parent or "")
+    found = (e for e in active_levels(coder, around) if target in [coder.writer.name(n) for n in e.names])
+    return next(found, None)
 
 
 def _added_cotangent(coder: Coder, inner: ir.Level, target: str, extra: str) -> list[Statement]:
     """The cotangent of a variable, or of the solution of an earlier level, with one more contribution."""
-    around = coder.program.level(inner.parent or "")
-    for earlier in active_levels(coder, around):
-        names = [coder.writer.name(n) for n in earlier.names]
-        if target in names and coder.plan.facts[earlier.name].iterates:
-            iterates = f"d_{target}_at"
-            return [Assign(f"{iterates}[-1]", f"add({iterates}[-1], {extra})")]
+    earlier = _solved_by(coder, inner, target)
+    if earlier is not None and coder.plan.facts[earlier.name].iterates:
+        return [joined(coder, earlier, f"{target}_at", "-1", extra)]
     return [Assign(f"d_{target}", f"add(d_{target}, {extra})")]
 
 

@@ -97,6 +97,14 @@ def all_listed(values: Any, depth: int) -> list[Any]:
     return list(values) if depth == 1 else [entry for v in values for entry in all_listed(v, depth - 1)]
 
 
+def joined(iterates: Any, place: int, more: Any, depth: int) -> Any:
+    """Cotangents of iterates with more for one of them, for every entry of lists in lists `depth` deep."""
+    if depth:
+        return [joined(i, place, m, depth - 1) for i, m in zip(iterates, more, strict=True)]
+    iterates[place] = add(iterates[place], more)
+    return iterates
+
+
 def contiguous(tree: Tree) -> Tree:
     """The tree with memory of its own for every copy; jvp refuses tensors whose copies share theirs."""
     return tree_map(lambda a: a.contiguous(), tree)

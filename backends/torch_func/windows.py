@@ -21,7 +21,7 @@ from bilevel.backends.torch_func.coder import (
     to_values,
 )
 from bilevel.backends.torch_func.expressions import list_key
-from bilevel.backends.torch_func.gradients import back_to_free, values_with_pulls
+from bilevel.backends.torch_func.gradients import back_to_free, joined, values_with_pulls
 from bilevel.backends.torch_func.levels import own_lists, per_element
 from bilevel.backends.torch_func.steps import begin
 from bilevel.modes import Unroll
@@ -59,7 +59,7 @@ def gradient_function(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: U
     more = {"carried": inner.copies}
     body.append(Assign("states", per_element(coder, inner, advance, f"{inner.name}_advance", more=more)))
     body += _values(coder, inner, len(lists))
-    body += _objective(coder, level, inner)
+    body += _objective(coder, level, inner, adjoint)
     body += _pull(coder, level, inner)
     body += back_to_free(coder, level)
     gradient = pack([f"d_{n}" for n in solutions(coder, level)])
@@ -101,7 +101,7 @@ def _value(variable: ir.Variable, text: str) -> str:
     return domain_call(variable, text) if variable.domain else text
 
 
-def _objective(coder: Coder, level: ir.Level, inner: ir.Level) -> list[Statement]:
+def _objective(coder: Coder, level: ir.Level, inner: ir.Level, adjoint: Unroll) -> list[Statement]:
     objective = f"{level.name}_objective"
     parameters = coder.known[objective]
     names = [coder.writer.name(n) for n in inner.names]
@@ -115,10 +115,10 @@ def _objective(coder: Coder, level: ir.Level, inner: ir.Level) -> list[Statement
     ]
     targets = [parameters[i] for i in places]
     lines += [Assign(f"d_{n}", f"zeros({n})") for n in solutions(coder, level) if n not in targets]
-    return lines + _complete(coder, inner, targets)
+    return lines + _complete(coder, inner, adjoint.window, targets)
 
 
-def _complete(coder: Coder, inner: ir.Level, targets: list[str]) -> list[Statement]:
+def _complete(coder: Coder, inner: ir.Level, window: int | None, targets: list[str]) -> list[Statement]:
     """Cotangents of what the objective does not read, and those of the solution joined to those of iterates."""
     lines: list[Statement] = []
     for name in inner.names:
@@ -129,12 +129,8 @@ def _complete(coder: Coder, inner: ir.Level, targets: list[str]) -> list[Stateme
         if iterates not in targets:
             lines.append(Assign(f"d_{iterates}", f"zeros({iterates})"))
         if solution in targets:
-            lines.append(
-                Assign(
-                    f"d_{iterates}[first + len(states) - 1]",
-                    f"add(d_{iterates}[first + len(states) - 1], d_{solution})",
-                )
-            )
+            last = f"first + {window}" if own_lists(coder, inner) else "first + len(states) - 1"
+            lines.append(joined(coder, inner, iterates, last, f"d_{solution}"))
     return lines
 
 

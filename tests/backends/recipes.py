@@ -534,6 +534,32 @@ level meta {
   by adam(lr = 0.05) for 3 steps
 }""",
 )
+TOGETHER = """
+level top {
+  x : real[3] from [0.3, 0.4, -0.2]
+  each s ~ normal(0, 1)[2]
+  level fit {
+    a : real[3] in simplex from 0.3
+    b : real[3] in unit from 0.6
+    c : real[3] in between(-0.1, 0.2) from 0.1
+    minimize sqnorm(a - x * s) + sqnorm(b + x * s) + sqnorm(c - a * b * x)
+    by SOLVER for 3 steps
+  }
+  minimize mean[s] (sqnorm(a - 1) + sqnorm(b * a) + sum(c * x))
+  by sgd(lr = 0.1) for 2 steps
+}"""
+_add("domains_projected_together", TOGETHER.replace("SOLVER", "pgd(lr = 0.3)"))
+_add("corners_of_several_domains", TOGETHER.replace("SOLVER", "frank_wolfe()"))
+_add(
+    "one_solver_for_each_domain",
+    TOGETHER.replace("SOLVER", "a : exponentiated(lr = 0.3), b : sgd(lr = 0.2), c : pgd(lr = 0.1)"),
+)
+_add(
+    "reweighed_together",
+    TOGETHER.replace("in unit", "in positive")
+    .replace("in between(-0.1, 0.2)", "in nonnegative")
+    .replace("SOLVER", "exponentiated(lr = 0.2)"),
+)
 LEARNED = """
 use opt = coordinate_lstm(hidden = 3)
 level learn {
@@ -779,6 +805,42 @@ level top {
   by sgd(lr = 0.1) for 2 steps
 }""",
 )
+BESIDE = """
+use some = heaps(count = 3)
+level top {
+  a : real[3] from [0.5, 0.2, -0.4]
+  each p in some
+  level one {
+    w : real[3] from a
+    minimize mean((dot(p.x, w) - p.y)^2)
+    by sgd(lr = 0.1) for 3 steps
+  }
+  level two {
+    u : real[3] from w
+    minimize mean((dot(p.x, u) - 2 * p.y)^2) + 0.1 * sum(u * w^2 * a)
+    by sgd(lr = 0.1) for 2 steps
+  }
+  minimize OBJECTIVE
+  by sgd(lr = 0.1) for 2 steps
+}"""
+_add("beside_over_a_list", BESIDE.replace("OBJECTIVE", "mean[p] sqnorm(u) + max[p] sqnorm(w - u)"))
+_add("iterates_beside_over_a_list", BESIDE.replace("OBJECTIVE", "mean[p] (sqnorm(u) + sqnorm(w@1) + sqnorm(u@1 - w))"))
+_add("surgery_over_a_list", BESIDE.replace("OBJECTIVE", "pcgrad[p] sum(u * w * mean(p.y))"))
+_add(
+    "list_read_at_once",
+    BESIDE.replace("from w", "from 0.3")
+    .replace("mean((dot(p.x, u) - 2 * p.y)^2) + 0.1 * sum(u * w^2 * a)", "mean[p] sqnorm(w - u)")
+    .replace("OBJECTIVE", "sqnorm(u) + mean[p] sqnorm(w@1)"),
+)
+_add(
+    "windows_over_a_list",
+    BESIDE.partition("  level two")[0].replace("for 3 steps", "for 4 steps")
+    + "minimize mean[p] (sqnorm(w) + sum[k in 0..4] k * sqnorm(w@k - 1))\n  by sgd(lr = 0.1) for 2 steps\n}",
+    "one : rmd(window = 2, update = each)",
+)
+OVER_TWO_LISTS = "recipe over_two_lists" + BESIDE.replace("  level one", "  each q in some\n  level one").replace(
+    "- 2 * p.y", "- 2 * mean(q.y)"
+).replace("OBJECTIVE", "mean[q] mean[p] sqnorm(u)")
 DROPPING = """
 use net = mlp(1, 6, 5, 1, dropout = 0.4)
 use tasks = sine()

@@ -16,7 +16,7 @@ from bilevel.dsl.functions import DOMAINS, FUNCTIONS
 from bilevel.dsl.solvers import MODES, RATES, SOLVERS
 from bilevel.errors import RecipeError
 from tests.backends.agreement import compared, windows_error
-from tests.backends.recipes import BROKEN, RECIPES
+from tests.backends.recipes import BROKEN, OVER_TWO_LISTS, RECIPES
 from tests.zoo.compiled import Compiled, compile_text
 from tests.zoo.problem import Problem
 from tests.zoo.problems import PROBLEMS
@@ -75,6 +75,11 @@ def test_functions_take_plain_numbers() -> None:
 def test_a_distribution_whose_argument_is_copied_is_refused() -> None:
     with pytest.raises(RecipeError, match="B507"):
         compile_text(BROKEN["spread_of_a_copy"])
+
+
+def test_a_solution_over_other_lists_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"B507.*a solution over other lists"):
+        compile_text(OVER_TWO_LISTS)
 
 
 # ---- declarations --------------------------------------------------------------------------------------------
