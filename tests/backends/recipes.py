@@ -419,6 +419,8 @@ level top {
   by sgd(lr = 0.1) for 2 steps
 }""",
     "move : rmd(checkpoint = 3)",
+)
+
 # ---- solvers with matrices, domains of their own, networks --------------------------------------------------
 
 _add(
