@@ -36,8 +36,15 @@ def copy_key(key: Tensor, axes: tuple[str, ...], at: Mapping[str, int]) -> Tenso
 
 
 def own_key(key: Tensor, level: ir.Level, scope: Scope) -> Tensor:
-    """The key of one copy of a level: elements of lists are part of the level's own key already."""
-    return copy_key(key, level.batched, scope.at)
+    """The key of one copy of a level: elements of lists are part of the level's own key already.
+
+    Members of a population have no keys of their own: they are compared on the same draws.
+    """
+    return copy_key(key, _apart(level.batched), scope.at)
+
+
+def _apart(axes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(a for a in axes if not a.startswith("@"))
 
 
 def listed_key(key: Tensor, level: ir.Level, scope: Scope) -> Tensor:
@@ -151,7 +158,7 @@ def _draw(one: ir.Draw, level: ir.Level, key: Tensor, scope: Scope, count: int |
     if not isinstance(source, ir.Sample):
         raise Unsupported("draws that are no samples")
     lists = {name for around in scope.program.walk_levels() for name in lists_of(around)}
-    axes = tuple(a for a in source.axes if a not in lists) or level.batched
+    axes = tuple(a for a in source.axes if a not in lists) or _apart(level.batched)
     opened = _opened(level, source.axes)
 
     def of_copy(inside: Scope) -> Any:

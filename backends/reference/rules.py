@@ -69,7 +69,7 @@ def read_rule(choice: Choice, checked: Mapping[str, ir.Expr]) -> Rule:
             return Rule("perturbed", samples=_number(options, "samples") or 0, sigma=float(sigma[1]) if sigma else 0.0)
         case "closed_form":
             return Rule("closed")
-        case "none":
+        case "none" | "evolve":  # members of a population are compared by their values
             return Rule("none")
     raise Unsupported(mode)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+import torch
+from torch import Tensor
 
 from bilevel.plan import Plan
-from tests.modes.tools import codes, scheduled
+from tests.modes.loops import derivative
+from tests.modes.tools import TOLERANCE, codes, gradients, scheduled, worst
 from tests.zoo.compiled import plan_text
 
 TEXT = """recipe classed
@@ -221,6 +226,23 @@ PATH = LOSS.replace("minimize (w - 1)^2\n", "minimize (w@2 - 1)^2\n")
 )
 def test_a_mode_that_cannot_be_used_says_why(made: str, mode: str, code: str) -> None:
     assert codes(scheduled(made, fit=mode)) == [code]
+
+
+def test_what_order_one_refuses_would_be_zero() -> None:
+    """B413 stands for a number: with the gradient held no path leads from `c` to the loss, and all exact modes see one."""
+    exact = derivative(lambda c: learned_loss(c, lambda g: g), c=0.5)
+    held = derivative(lambda c: learned_loss(c, lambda g: g.detach()) + 0 * c, c=0.5)
+    assert float(held["c"]) == 0.0 and abs(float(exact["c"])) > 1e-2
+    for mode in ("rmd", "fmd"):
+        assert worst(gradients(scheduled(LOSS, fit=mode)), exact) < TOLERANCE
+
+
+def learned_loss(c: Tensor, hold: Callable[[Tensor], Tensor]) -> Tensor:
+    """`LOSS` by hand."""
+    w = torch.tensor(2.0, dtype=torch.float64)
+    for _ in range(4):
+        w = w - 0.1 * hold(2 * c * w + 1)
+    return (w - 1) ** 2
 
 
 @pytest.mark.parametrize("mode", ("leap(teacher = 1, gamma = 0.5)", "closed_form", "es"))

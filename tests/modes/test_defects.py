@@ -1,4 +1,17 @@
-"""Defects that other packages have, each with the right answer here."""
+"""Defects that other packages have, each with the right answer here.
+
+| the defect, where it was read | here |
+|---|---|
+| conjugate gradients that end early give the iterate before the last, zeros after one step (hypertorch, BOAT) | `test_cg_that_converges_in_its_first_step_keeps_it`, `test_cg_on_a_multiple_of_the_identity_in_a_recipe` |
+| a step length and a residual of two different systems (Betty) | `test_scaled_systems_have_scaled_solutions`, `test_two_steps_solve_two_equations_whatever_the_damping` |
+| the same, and directions from the old residual (approx_hypergrad) | `test_two_steps_solve_two_equations_whatever_the_damping` |
+| defaults of one iteration, which say nothing (Betty) | `test_defaults_are_solved_to_their_tolerance`, `test_a_default_that_falls_short_says_so`, `test_the_default_is_no_first_order_answer` |
+| an optimiser built again from its defaults: one rate for all groups, its state lost (Betty) | `test_every_variable_keeps_its_own_rate`, `test_the_state_of_every_outer_solver_is_kept` |
+| a backward pass that is not differentiable itself (TorchOpt) | `test_meta_meta_gradients_are_not_cut`, `test_third_order_passes_through_an_implicit_level` |
+| an indefinite system taken for a definite one, no residual reported (TorchOpt) | `test_negative_curvature_is_a_message_not_a_number`, `test_a_solve_that_ends_early_is_counted_and_demotes_the_class` |
+| steps of gradient descent assumed where Adam stepped (BOAT) | `test_adam_inside_is_not_taken_for_gradient_descent` |
+| a parameter that the loss does not use ends in another error (learn2learn) | `test_a_parameter_that_the_loss_does_not_use` |
+"""
 
 from __future__ import annotations
 
@@ -122,6 +135,99 @@ def test_a_singular_system_is_a_message_where_all_of_it_is_needed() -> None:
     assert met.value.code == "B705"
     v, residual = linear.gmres(lambda x: H @ x, b, 0, 1e-12, 5)  # consistent: solved
     assert error(v, b) < 1e-12 and residual < 1e-12
+
+
+# ---- defaults, one solver for each variable ------------------------------------------------------------------
+
+STRETCHED = """recipe stretched
+level tune {
+  x : real[4] from [0.7, -0.3, 0.5, 1.1]
+  level fit {
+    w : real[4] from 0
+    minimize 0.5 * sum([1, 3, 10, 30] * (w - x^2)^2) + 0.2 * sum(w)^2
+    by sgd(lr = 0.03) DURATION
+  }
+  minimize sum((w - 1)^3)
+  by sgd(lr = 0.01) for 2 steps
+}"""
+
+
+def stretched(x: Tensor, steps: int | None) -> Tensor:
+    """The outer objective after some steps of gradient descent, or at the minimum."""
+    scale = tensor([1.0, 3.0, 10.0, 30.0])
+    H = torch.diag(scale) + 0.4 * torch.ones(4, 4, dtype=torch.float64)
+    w = torch.linalg.solve(H, scale * x**2) if steps is None else torch.zeros(4, dtype=torch.float64)
+    for _ in range(steps or 0):
+        w = w - 0.03 * (H @ w - scale * x**2)
+    return ((w - 1) ** 3).sum()
+
+
+@pytest.mark.parametrize("mode", ("", "ift", "ift(linear = cg)", "ift(linear = gmres)"))
+def test_defaults_are_solved_to_their_tolerance(mode: str) -> None:
+    """Where nothing is said about iterations, as many are made as the tolerance asks for."""
+    text = STRETCHED.replace("DURATION", "until stationary(1e-9) within 4_000 steps")
+    expected = derivative(lambda x: stretched(x, None), x=[0.7, -0.3, 0.5, 1.1])
+    assert worst(gradients(scheduled(text, fit=mode) if mode else text), expected) < 1e-5
+
+
+def test_a_default_that_falls_short_says_so() -> None:
+    """A hundred terms of the series are too few here: the run says that its hypergradient is biased."""
+    text = STRETCHED.replace("DURATION", "until stationary(1e-9) within 4_000 steps")
+    text = scheduled(text, fit="ift(linear = neumann)")
+    assert plan_text(text).exactness == "exact" and notes(compile_text(text))["fit.residual"] > 1e-3
+    run = bilevel.compile(bilevel.parse(text, "stretched.bl"), dtype=torch.float64).run()
+    assert run.exactness == "biased (residuals missed in 2 of 2 steps)"
+
+
+@pytest.mark.parametrize("mode", ("", "rmd", "fmd"))
+def test_the_default_is_no_first_order_answer(mode: str) -> None:
+    text = STRETCHED.replace("DURATION", "for 6 steps")
+    expected = derivative(lambda x: stretched(x, 6), x=[0.7, -0.3, 0.5, 1.1])
+    assert worst(gradients(scheduled(text, fit=mode) if mode else text), expected) < TOLERANCE
+    assert worst(expected, derivative(lambda x: stretched(x, None), x=[0.7, -0.3, 0.5, 1.1])) > 1e-2
+
+
+GROUPS = """recipe groups
+level tune {
+  x : real from 0.7
+  y : real from -0.4
+  level fit {
+    a : real from x
+    b : real from y
+    minimize 0.5 * (a - x * b)^2 + 0.25 * b^4 + 0.1 * a * y
+    by a : sgd(lr = 0.3), b : sgd(lr = 0.05, momentum = 0.5) for 5 steps
+  }
+  minimize (a - 1)^2 + (b + 1)^2 * x
+  by x : sgd(lr = 0.02), y : adam(lr = 0.1) for 4 steps
+}"""
+
+
+def groups(x: Tensor, y: Tensor) -> Tensor:
+    a, b, v = x + 0, y + 0, tensor(0.0)
+    for _ in range(5):
+        d_a, d_b = (a - x * b) + 0.1 * y, -x * (a - x * b) + b**3
+        v = 0.5 * v + d_b
+        a, b = a - 0.3 * d_a, b - 0.05 * v
+    return (a - 1) ** 2 + (b + 1) ** 2 * x
+
+
+@pytest.mark.parametrize("mode", ("rmd", "fmd", "rmd(store = residuals)", "rmd(checkpoint = 2)"))
+def test_every_variable_keeps_its_own_rate(mode: str) -> None:
+    assert worst(gradients(scheduled(GROUPS, fit=mode)), derivative(groups, x=0.7, y=-0.4)) < TOLERANCE
+
+
+def test_the_state_of_every_outer_solver_is_kept() -> None:
+    """Four outer steps by hand, one rate for each variable; moments that were lost would show from the second on."""
+    compiled = compile_text(GROUPS)
+    state, key = compiled.phase.begin(compiled.key()), compiled.key()
+    x, y, first, second = tensor(0.7), tensor(-0.4), tensor(0.0), tensor(0.0)
+    for step in range(1, 5):
+        found = derivative(groups, x=x, y=y)
+        first, second = 0.9 * first + 0.1 * found["y"], 0.999 * second + 0.001 * found["y"] ** 2
+        x = x - 0.02 * found["x"]
+        y = y - 0.1 * first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        state, _ = compiled.phase.step(state, key)
+        assert error(torch.stack(state.x), torch.stack([x, y])) < TOLERANCE, step
 
 
 # ---- derivatives of derivatives ------------------------------------------------------------------------------

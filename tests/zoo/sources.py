@@ -13,7 +13,7 @@ from torch import Tensor
 from bilevel.dsl.datatypes import ListType, integer, real, record, records
 from bilevel.registry import data, solver
 
-__all__ = ["heaps", "heavy", "labelled", "points"]
+__all__ = ["heaps", "heavy", "labelled", "points", "quadratics"]
 
 
 class Points(NamedTuple):
@@ -52,3 +52,24 @@ def labelled() -> Split:
 def heaps(count: int = 3, size: int = 4) -> list[Points]:
     """Several sources of points, each moved by its number."""
     return [Points(p.x + 0.2 * number, p.y - 0.1 * number) for number, p in enumerate([points(size).all] * count)]
+
+
+class Quadratic(NamedTuple):
+    Q: Tensor
+    b: Tensor
+    start: Tensor
+
+
+class Quadratics(NamedTuple):
+    all: Quadratic
+
+
+@data(yields=record(all=records("count", Q=real(2, 2), b=real(2), start=real(2))))
+def quadratics(count: int = 3) -> Quadratics:
+    """Problems x'Qx - b'x with Q = CC', C lower triangular: one stiff direction, one flat (papers/002, section 5.6.1)."""
+    number = torch.arange(count, dtype=torch.float64)
+    zero = torch.zeros_like(number)
+    rows = [torch.stack([1.8 + 0.2 * number, zero], -1), torch.stack([0.3 - 0.2 * number, 0.5 + 0.1 * number], -1)]
+    C = torch.stack(rows, -2)
+    b = torch.stack([1 + 0.3 * number, 1 - 0.4 * number], -1)
+    return Quadratics(Quadratic(C @ C.mT, b, torch.stack([0.5 - number, 2 + 0.5 * number], -1)))
