@@ -61,7 +61,10 @@ REDUCERS: dict[str, Support] = _all("mean sum max min worst pcgrad", YES)
 FUNCTIONS: dict[str, Support] = {
     **_all("mean sum max min exp log sqrt abs tanh cos relu softplus sigmoid softmax logsoftmax sign clip stop", YES),
     **_all("logsumexp ce bce mse l1 kl cw accuracy onehot dot outer quad inv trace det eye arange concat", YES),
-    **_all("transpose sqdist outer_sum reshape sqnorm norm1 eig init normal uniform warm min_eig max_eig identity_gap without", YES),
+    **_all(
+        "transpose sqdist outer_sum reshape sqnorm norm1 eig init normal uniform warm min_eig max_eig identity_gap without",
+        YES,
+    ),
     **_all("pair identity", ELSEWHERE),
 }
 RATES: dict[str, Support] = _all("linear cosine steps", YES)
