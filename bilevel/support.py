@@ -29,6 +29,8 @@ SOLVERS = (
     "exponentiated",
     "frank_wolfe",
     "cmaes",
+    "random",
+    "pbt",
 )
 MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap")
 STARTS = ("init", "identity", "normal", "uniform")

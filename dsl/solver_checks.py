@@ -23,6 +23,7 @@ def check_solvers(program: ir.Program) -> Iterator[Diagnostic]:
             for solver in phase.solvers:
                 yield from _moved_point(level, phase, solver)
                 yield from _searching(level, phase, solver)
+                yield from _populated(program, level, solver)
                 yield from _keeping(level, phase, solver)
                 yield from _matrix(level, solver)
             yield from _estimated(level, phase)
@@ -134,6 +135,46 @@ def _searching(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[
     elif level.levels:
         why = "every value it compares would be a whole solve of the level inside"
         yield _unfit(message, solver.span, why, "by sgd(lr = 0.01)", (Related(level.levels[0].span, "solved inside"),))
+
+
+LEAST = {"random": 1, "pbt": 2}
+"""the smallest populations"""
+
+SPREADING = ("init", "normal", "uniform")
+"""starts that are drawn"""
+
+
+def _populated(program: ir.Program, level: ir.Level, solver: ir.Solver) -> Iterator[Diagnostic]:
+    """Populations have enough members, and random search has something to choose from."""
+    if solver.name not in LEAST:
+        return
+    allowed = {"population": (LEAST[solver.name], INFINITE), "share": (0.0, 0.5), "sigma": (0.0, INFINITE)}
+    for name, argument in solver.arguments.items():
+        low, high = allowed[name]
+        value = _number(program, argument)
+        whole = name != "population" or (value is not None and value == int(value))
+        if value is None or not whole or not low <= value <= high or value == 0:
+            what = (
+                f"a whole number from {low}"
+                if name == "population"
+                else f"a number above 0{', up to 0.5' * (high < 1)}"
+            )
+            why = "the population is made before anything is compared"
+            yield _unfit(f"`{name}` of `{solver.name}` is {what}", argument.span, why, f"{name} = {_example(name)}")
+    for variable in level.variables if solver.name == "random" else ():
+        drawn = variable.start is None or (
+            isinstance(variable.start, ir.Builtin) and variable.start.function in SPREADING
+        )
+        if not drawn:
+            why = "its candidates are fresh draws of the start, and this start is always the same"
+            message = f"`random` has nothing to choose from for `{variable.name}`"
+            related = (Related(solver.span, "draws its candidates anew in every generation"),)
+            span = variable.start.span if variable.start is not None else variable.span
+            yield _unfit(message, span, why, "from uniform(0, 1), or from normal(0, 1)", related)
+
+
+def _example(name: str) -> str:
+    return {"population": "20"}.get(name, "0.2")
 
 
 def _keeping(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Diagnostic]:

@@ -39,7 +39,7 @@ SOLVERS: dict[str, SolverForm] = {
         SolverForm("closed_form", "nothing", (), {}),
         SolverForm("cmaes", "values", (), {"sigma": 0.3, "population": None}),
         SolverForm("random", "values", (), {"population": None}),
-        SolverForm("pbt", "values", (), {"population": None}),
+        SolverForm("pbt", "values", (), {"population": None, "sigma": 0.2, "share": 0.2}),
     )
 }
 

@@ -134,6 +134,16 @@ def steps_text(coder: Coder, level: ir.Level) -> str:
     return f"{count if count.isalnum() else f'({count})'} * ({batches(coder, level)})"
 
 
+def end_text(coder: Coder, inner: ir.Level) -> str:
+    """Where the next solve of a warm level begins: its last state and the number of steps taken so far, as text.
+
+    How many states are kept depends on the mode; how many steps were taken does not.
+    """
+    until = isinstance(inner.phases[0].duration, ir.Until)
+    taken = f"len({inner.name}_states) - 1" if until else steps_text(coder, inner)
+    return f"(*{inner.name}_states[-1][:2], begun({inner.name}_begin) + {taken})"
+
+
 def _counted(coder: Coder, duration: ir.Steps) -> str:
     """The number of steps or epochs."""
     if duration.first is None:

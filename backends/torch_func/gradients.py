@@ -12,6 +12,7 @@ from bilevel.backends.torch_func.coder import (
     Coder,
     active_levels,
     domain_call,
+    end_text,
     is_warm,
     own,
     pack,
@@ -273,7 +274,7 @@ def _returned(coder: Coder, level: ir.Level, found: str) -> str:
     if level.parent is not None:
         return gradient
     warm = [i for i in used_levels(coder, level) if is_warm(i)]
-    ends = f"{{{', '.join(f'{i.name!r}: {_end(coder, i)}' for i in warm)}}}"
+    ends = f"{{{', '.join(f'{i.name!r}: {end_text(coder, i)}' for i in warm)}}}"
     return f"{gradient}, value, {ends}, {{{', '.join(_notes(coder, level))}}}"
 
 
@@ -286,8 +287,3 @@ def _notes(coder: Coder, level: ir.Level) -> list[str]:
         if isinstance(coder.plan.choices[inner.name].adjoint, Implicit):
             found.append(f'"{inner.name}.residual": {inner.name}_residual.amax()')
     return found
-
-
-def _end(coder: Coder, inner: ir.Level) -> str:
-    """Where the next solve of a warm level begins: its last state and the number of steps taken so far."""
-    return f"(*{inner.name}_states[-1][:2], begun({inner.name}_begin) + len({inner.name}_states) - 1)"

@@ -37,6 +37,7 @@ MODULES = (
     "leaps",
     "estimates",
     "evolution",
+    "searches",
 )
 """the runtime, each module after those it uses"""
 

@@ -12,7 +12,7 @@ OWN = frozenset(
     gradient value begin keep cotangent pull curvature Tensor NamedTuple Any nn math device dtype self seed report
     program Phase Program Report index moved more number np namedtuple variables level_key inner_key carried first last dropped free moved ends notes
     kept back directions tangents slope active residual solved product fixed gamma points weight found place
-    solve estimate values noise taken waited places""".split()
+    solve estimate values noise taken waited places members scores parents""".split()
 )
 """words the emitted code uses itself"""
 

@@ -35,7 +35,8 @@ def begin_function(coder: Coder, level: ir.Level) -> Function:
     body: list[Statement] = [
         Assign("key", f'fold(key, "{level.name}")'),
         Assign(x, coder.call(f"{level.name}_start")),
-        Return(f"State(0, {x}, {_first_solver(coder, level, x)}{ends}, {{}})"),
+        Assign("solver", _first_solver(coder, level, x)),
+        Return(f"State(0, {populations.first_point(coder, level) if is_searched(level) else x}, solver{ends}, {{}})"),
     ]
     parameters = ["key", *outside(coder, level)]
     doc = f"The state of {level.name} before its first step."
@@ -75,6 +76,7 @@ def _generation(coder: Coder, level: ir.Level, step: Step) -> Function:
         Assign("level_key", f'fold(key, "{level.name}")'),
         Assign("key", "fold(level_key, state.step)"),
         *_settings(coder, level),
+        *_ends(coder, level),
         *populations.step_body(coder, level, _draws(coder, level)),
     ]
     parameters = ["state", "key", *outside(coder, level)]
@@ -195,6 +197,7 @@ def report_function(coder: Coder, step: Step) -> Function:
         *_one_member(coder, level),
         *populations.values(coder, level),
         *_ends(coder, level),
+        *_one_end(coder, level),
     ]
     body += _report_draws(coder, level, report)
     for inner in level.levels:
@@ -214,6 +217,14 @@ def _one_member(coder: Coder, level: ir.Level) -> list[Statement]:
     if not is_searched(level):
         return []
     return [Assign(n, f"spread({n}, 1)") for n in own(coder, level)]
+
+
+def _one_end(coder: Coder, level: ir.Level) -> list[Statement]:
+    """Where the warm levels inside begin for that member: at the ends of the best one."""
+    if not is_searched(level):
+        return []
+    warm = [i.name for i in used_levels(coder, level) if is_warm(i)]
+    return [Assign(f"{n}_begin", f"one_end({n}_begin, state.solver[1])") for n in warm]
 
 
 def _is_needed(level: ir.Level, inner: ir.Level, reads: dict[str, tuple[str, ...]]) -> bool:
