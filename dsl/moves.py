@@ -89,16 +89,17 @@ def _named(
     return ir.Solver(name, variables, checked, None, node.span, part)
 
 
-def _no_solver(node: nodes.Expr, name: str, registered: Sequence[str] = ()) -> Diagnostic:
+def _no_solver(node: nodes.Expr, name: str, registered: Sequence[str] | None = None) -> Diagnostic:
     span = node.function.span if isinstance(node, nodes.Call) else node.span
-    known = (*SOLVERS, *registered)
+    known = (*SOLVERS, *(registered or ()))
     guess = nearest(name, known)
+    define = f"register it:  @bilevel.solver()  def {name}(x, state, gradient, count, ...)   and run with  --with that_module"
     return Diagnostic(
         "B217",
         f"`{name}` is not a solver",
         span,
         f"did you mean `{guess}`?" if guess else "",
-        fix=node.span.text.replace(name, guess, 1) if guess else "",
+        fix=node.span.text.replace(name, guess, 1) if guess else define if registered is not None else "",
         note=f"solvers: {', '.join(known)}",
         edit=Edit(span, guess) if guess else None,
     )

@@ -70,7 +70,7 @@ def _solvers() -> list[Row]:
     for form in SOLVERS.values():
         words = [name if value is None else f"{name} = {value:g}" for name, value in form.defaults.items()]
         rows.append((f"{form.name}({', '.join(words)})", f"needs {form.needs}" + _later(form.name in support.SOLVERS)))
-    return rows
+    return [*rows, *((call, f"registered: {summary}") for call, summary in _parts("solver", "estimator")())]
 
 
 def _functions() -> list[Row]:
