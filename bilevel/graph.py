@@ -103,9 +103,12 @@ def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) ->
     for a, b in edges:
         if a in operations and b in operations:
             graph.add_edge(f"{name}.{a}", f"{name}.{b}", kind="value")
+    if is_searched(level):
+        for a in operations[:-1]:
+            graph.add_edge(f"{name}.{a}", f"{name}.{operations[-1]}", kind="value")
     for inner in level.levels:
         if f"{inner.name}.forward" in graph:
-            reader = next(o for o in ("gradient", "update", "step") if o in operations)
+            reader = next(o for o in ("gradient", "update", "step", "forward") if o in operations)
             graph.add_edge(f"{inner.name}.forward", f"{name}.{reader}", kind="value")
         if f"{inner.name}.pullback" in graph:
             graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")

@@ -132,7 +132,15 @@ class Plan:
     @property
     def exactness(self) -> Class:
         """The worst class of any level; what nobody differentiates leaves the derivative exact."""
-        return max((c.exactness for c in self.choices.values() if c.exactness != "-"), key=ORDER.index, default="exact")
+        found = [c.exactness for c in self.choices.values() if c.exactness != "-" and not self._aside(c)]
+        return max(found, key=ORDER.index, default="exact")
+
+    def _aside(self, choice: Choice) -> bool:
+        """Whether a level judges the members of a search that itself is run forward only: no derivative is missed."""
+        parent = self.program.level(choice.level).parent
+        if choice.exactness != "values" or parent is None or parent not in self.choices:
+            return False
+        return self.choices[parent].exactness == "-" or self._aside(self.choices[parent])
 
     @property
     def identity(self) -> str:

@@ -17,7 +17,7 @@ from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import Diagnostic, RecipeError, Span
 from bilevel.facts import Fact, Facts, LevelFacts, derive_facts
 from bilevel.graph import graph_of
-from bilevel.kinds import kind
+from bilevel.kinds import is_searched, kind
 from bilevel.limits import Limit, limit_text
 from bilevel.modes import (
     MODES,
@@ -36,7 +36,7 @@ from bilevel.modes import (
 from bilevel.modes.closed_form import degree_of
 from bilevel.modes.options import auto_leap, checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
 from bilevel.plan import Candidate, Choice, Numbers, Plan
-from bilevel.refusals import does_not_fit, inside_next, no_effect, nothing_fits, refused, too_deep
+from bilevel.refusals import does_not_fit, inside_next, no_effect, nothing_fits, refused, searched_inside, too_deep
 from bilevel.support import unsupported
 
 NOTHING: Mapping[str, Cost] = MappingProxyType({})
@@ -81,7 +81,7 @@ def plan_program(
         level.name: choose(program, level, facts[level.name], allow=allow, decided=decided.get(level.name))
         for level in inner
     }
-    _check_nesting(program, choices)
+    _check_nesting(program, facts, choices)
     numbers = None
     if estimates is not None:
         made = estimates(program, facts)
@@ -90,7 +90,7 @@ def plan_program(
             choices[level.name] = choose(
                 program, level, facts[level.name], costs, limit, allow, decided.get(level.name)
             )
-        _check_nesting(program, choices)
+        _check_nesting(program, facts, choices)
         numbers = _numbers(program, made, choices, limit, allow, every)
     return Plan(program, facts, choices, graph_of(program, facts, choices), _replaced(program), numbers)
 
@@ -143,13 +143,16 @@ def _without_effect(program: ir.Program) -> Iterator[Diagnostic]:
             )
 
 
-def _check_nesting(program: ir.Program, choices: dict[str, Choice]) -> None:
+def _check_nesting(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> None:
     """The solution of an `ift` level is a function of what it reads to first order: one differentiated level around."""
     for level in program.walk_levels():
         around = list(_around(program, level))
         differentiated = [a for a in around if a.parent is not None and choices[a.name].adjoint is not None]
         if level.parent is None:
             continue
+        moved = [a for a in differentiated if a.name != level.name] + [a for a in around if kind(a) == "next"]
+        if is_searched(level) and (facts[level.name].targets or moved):
+            raise searched_inside(level, moved)
         if isinstance(choices[level.name].adjoint, Implicit) and len(differentiated) > 1:
             raise too_deep(level, differentiated)
         if (
@@ -244,6 +247,8 @@ def choose(
     if asked.pinned is not None and asked.entry is not None and not facts.targets:
         if not isinstance(chosen, Forward | Leap | Evolve | ClosedForm):
             raise no_effect(level, asked.entry)
+    if is_searched(level) and facts.targets:
+        raise searched_inside(level, [])
     verdict = chosen.accepts(level, facts)
     if not verdict.ok:
         raise refused(program, level, facts, chosen, verdict, (m for m in MODES if m.accepts(level, facts).ok))

@@ -1,6 +1,6 @@
 """Messages of the planner: why a mode cannot be used for a level, and which ones can.
 
-Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B502, B503, B505, B507, B508, B510.
+Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B502, B503, B505, B507-B510.
 """
 
 from __future__ import annotations
@@ -253,6 +253,18 @@ def inside_next(level: ir.Level, around: ir.Level, choice: Choice) -> RecipeErro
             )
         ]
     )
+
+
+def searched_inside(level: ir.Level, around: Sequence[ir.Level]) -> RecipeError:
+    """B509 for a search whose solution, or the step around it, is differentiated."""
+    solver = level.phases[0].solvers[0]
+    related = tuple(Related(a.span, "is differentiated") for a in around[:1])
+    why = f"`{solver.name}` compares values; its solution has no derivative in what it reads"
+    fix = f"stop({level.names[0]}) where it is read, a search around it, or a solver that follows a gradient"
+    if around:
+        fix = "a search in a level that nobody differentiates, or a solver that follows a gradient"
+    message = f"`{level.name}` is searched by `{solver.name}` where a derivative is wanted"
+    return RecipeError([Diagnostic("B509", message, solver.span, related=related, why=why, fix=fix)])
 
 
 # ---- limits --------------------------------------------------------------------------------------------------

@@ -124,8 +124,9 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
             yield _missing("a computed argument of an outermost solver", solver.span, "a number or a param")
     if level.parent is None and kind(level) != "steps":
         yield _missing(f"an outermost level solved by `{phase.span.text}`", phase.span, "a gradient solver for N steps")
-    if level.parent is not None and is_searched(level):
-        yield _missing("a population search inside another level", phase.span, "cmaes in an outermost level")
+    if level.parent is not None and is_searched(level) and (level.lists or phase.solvers[0].name == "pbt"):
+        what = "over a list" if level.lists else "with states of its own"
+        yield _missing(f"a search {what} inside another level", phase.span, "by cmaes or random, over drawn indices")
     if isinstance(phase.duration, ir.Until):
         yield from _until(level, phase.duration)
     elif phase.duration is None and all(map(_is_known, phase.solvers)) and kind(level) != "closed form":
@@ -233,6 +234,8 @@ def _conflicts(level: ir.Level) -> Iterator[Diagnostic]:
 def _starts_read(level: ir.Level, facts: Facts) -> Iterator[Diagnostic]:
     """`phi@0` where the start is no plain expression of what is at hand."""
     warm = any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
+    if is_searched(level) and facts[level.name].iterates:
+        yield _missing(f"an iterate of `{level.name}`, which is searched,", level.span, f"{level.names[0]}")
     if facts[level.name].start_alone and (warm or (level.lists and facts[level.name].entering("start"))):
         yield _missing(f"`{level.names[0]}@0` of this level", level.span, "rmd and an iterate besides the start")
 

@@ -118,9 +118,10 @@ class Scope:
         return any(name in SOLVERS and SOLVERS[name].needs == "values" for name in names)
 
     def order(self, axes: set[str]) -> tuple[str, ...]:
-        """Axes in the order in which their indices are opened, outermost first."""
+        """Axes in the order in which their indices are opened, outermost first; before them members, innermost first."""
         opened = [s.name for b in self.blocks.values() for s in b.symbols.values() if s.kind == "index"]
-        return tuple(sorted(axes, key=lambda a: opened.index(a) if a in opened else -1))
+        searched = {f"@{n}": -1 - len(list(b.ancestors())) for n, b in self.blocks.items() if n is not None}
+        return tuple(sorted(axes, key=lambda a: opened.index(a) if a in opened else searched.get(a, -1)))
 
     def mentioned(self, node: object, level: str | None, bound: frozenset[str] = frozenset()) -> set[str]:
         """The open indices that an expression depends on; a reducer closes those it names."""

@@ -35,7 +35,8 @@ def axis_values(program: ir.Program, axes: tuple[str, ...]) -> dict[str, tuple[s
     found: dict[str, tuple[str, ...]] = {}
     for axis in axes:
         if axis.startswith("@"):
-            found[program.level(axis[1:]).names[0]] = (axis,)
+            searched = program.level(axis[1:])
+            found[searched.names[0]] = (axis, *searched.batched)
         else:
             found[axis] = index_axes(program, axis)
     return found

@@ -7,6 +7,7 @@ was told: asking and telling again gives the same object, because its random num
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import cma
@@ -87,6 +88,48 @@ class Evolution:
             return piece.to(device=leaf.device, dtype=leaf.dtype)
 
         return tree_map(block, self.like)
+
+
+class Evolutions:
+    """One search for each copy, `like` with `depth` leading axes of copies, the first `members` of them populations.
+
+    Members of the populations around share the random numbers of their searches; other copies have their own.
+    """
+
+    def __init__(self, like: Tree, depth: int, members: int, sigma: float, population: int | None, key: Tensor) -> None:
+        first = leaves(like)[0]
+        self.copies = first.shape[:depth]
+        shared = math.prod(first.shape[members:depth])
+        flat = tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[depth:]), like)
+        every = range(math.prod(self.copies))
+        rows = [tree_map(lambda leaf, i=i: leaf[i], flat) for i in every]
+        self.searches = [
+            Evolution(r, sigma, population, fold(key, i % shared)) for i, r in zip(every, rows, strict=True)
+        ]
+
+    def ask(self) -> Tree:
+        """The next populations, leaves real[members, *copies, *shape]."""
+        return self._joined([search.ask() for search in self.searches], 1)
+
+    def tell(self, values: Tensor) -> Evolutions:
+        """The searches after the values real[members, *copies]."""
+        moved = copy.copy(self)
+        rows = values.reshape(len(values), -1)
+        moved.searches = [search.tell(rows[:, i]) for i, search in enumerate(self.searches)]
+        return moved
+
+    def mean(self) -> Tree:
+        """The centres of the distributions, leaves real[*copies, *shape]."""
+        return self._joined([search.mean() for search in self.searches], 0)
+
+    def _joined(self, found: list[Tree], axis: int) -> Tree:
+        """Trees of all copies as one; the first `axis` axes stay in front."""
+
+        def joined(*parts: Tensor) -> Tensor:
+            stacked = torch.stack(parts, axis)
+            return stacked.reshape(*stacked.shape[:axis], *self.copies, *stacked.shape[axis + 1 :])
+
+        return tree_map(joined, *found)
 
 
 def spread(tree: Tree, count: int) -> Tree:

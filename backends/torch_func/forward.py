@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
-from bilevel.backends.torch_func import draws, implicit, stopping, windows
+from bilevel.backends.torch_func import draws, implicit, populations, stopping, windows
 from bilevel.backends.torch_func.coder import Coder, own, pack, per, steps_text
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
 from bilevel.backends.torch_func.steps import begin, count_text, keys, level_parameters, step_body, targets
 from bilevel.dsl.noises import without_noise
-from bilevel.kinds import kind, moves_by_next, tests_gradient
+from bilevel.kinds import is_searched, kind, moves_by_next, tests_gradient
 from bilevel.modes import Implicit, Leaping, Tangents, Unroll
 from bilevel.modes.closed_form import formula
 from bilevel.plan import Step
@@ -22,6 +22,8 @@ from bilevel.plan import Step
 def forward_functions(coder: Coder, step: Step) -> list[Function]:
     """The functions that solve a level, `LEVEL_forward` last."""
     level = coder.program.level(step.level)
+    if is_searched(level):
+        return populations.nested_functions(coder, level, step)
     match kind(level):
         case "closed form":
             return [_closed_form(coder, level, step)]

@@ -123,17 +123,17 @@ def objective_function(coder: Coder, step: Step) -> Function:
     coder.writer.windowed = frozenset(n for i in level.levels if is_windowed(coder.plan, i) for n in i.names)
     text = write(coder.writer, value)
     reads = free_reads(value) | draws.axis_values(coder.program, level.batched)
-    axes = (f"@{level.name}",) if is_searched(level) else level.batched
-    text = mapped(coder.writer, text, axes, reads)
+    searched = is_searched(level)
+    text = mapped(coder.writer, text, (f"@{level.name}", *level.batched) if searched else level.batched, reads)
     coder.writer.maximised, coder.writer.windowed = False, frozenset()
-    text = f"{text}.sum()" if level.batched else text
+    text = f"{text}.sum()" if level.batched and not searched else text
     text = f"-({text})" if level.objective.sense == "maximize" else text
     names = parameters_of(coder.writer, value)
     first = [n for n in (*solutions(coder, level), *inner_names(coder, level)) if n in names]
     indices = [coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched)]
     rest = [n for n in dict.fromkeys([*names, *indices, "weight"]) if n not in first]
     doc = f"What {level.name} {level.objective.sense}s" + (
-        f", summed over {' and '.join(level.batched)}" if level.batched else ""
+        f", summed over {' and '.join(level.batched)}" if level.batched and not searched else ""
     )
     negative = ", as a negative number" if level.objective.sense == "maximize" else ""
     return coder.function(f"{level.name}_objective", [*first, *rest], f"{doc}{negative}.", [Return(text)], step.span)

@@ -1,17 +1,32 @@
-"""Outermost levels moved by a derivative-free solver: make a population, judge it as one batch, go on from the values.
+"""Levels moved by a derivative-free solver: make a population, judge it as one batch, go on from the values.
 
 The variables of such a level have its members as their first axis while they are judged; levels inside that read them
 are solved for all members at once, on the same draws. The solution of the level is the centre of the distribution
-(`cmaes`), the best point so far (`random`), or the best member of the last generation (`pbt`).
+(`cmaes`), the best point so far (`random`), or the best member of the last generation (`pbt`). Inside another level every
+copy has a search of its own, and all their members are judged at once.
 """
 
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.source import Assign, Return, Statement
-from bilevel.backends.torch_func.coder import Coder, domain_call, end_text, is_warm, own, pack, used_levels
+from bilevel.backends.source import Assign, Function, Loop, Return, Statement
+from bilevel.backends.torch_func.coder import (
+    Coder,
+    domain_call,
+    end_text,
+    is_warm,
+    own,
+    pack,
+    per,
+    solutions,
+    steps_text,
+    used_levels,
+)
 from bilevel.backends.torch_func.expressions import write
-from bilevel.backends.torch_func.levels import solve
+from bilevel.backends.torch_func.levels import inner_names, solve
+from bilevel.backends.torch_func.steps import level_parameters
+from bilevel.backends.torch_func.steps import step_body as drawn_step
+from bilevel.plan import Step
 
 
 def member_axis(level: ir.Level) -> str:
@@ -115,3 +130,51 @@ def no_gradient(level: ir.Level) -> list[Statement]:
         f"`{level.name}` is moved by {level.phases[0].solvers[0].name}, which compares values: it has no hypergradient"
     )
     return [Assign("", f'raise Failure("B509", "{text}")')]
+
+
+# ---- inside another level ------------------------------------------------------------------------------------
+
+
+def nested_functions(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
+    """The values of a population of every copy, and the search that all copies make side by side."""
+    return [_scores(coder, level), _nested(coder, level, step)]
+
+
+def _scores(coder: Coder, level: ir.Level) -> Function:
+    """What the members of all copies are worth."""
+    names, inside = own(coder, level), used_levels(coder, level)
+    body: list[Statement] = [Assign(pack(names).strip("()"), "members"), *values(coder, level)]
+    for inner in inside:
+        body += solve(coder, inner, False)
+    body.append(Return(coder.call(f"{level.name}_objective")))
+    local = [*names, *solutions(coder, level), *inner_names(coder, level), "keep"]
+    needed = coder.needs(f"{level.name}_objective", *(f"{i.name}_forward" for i in inside), without=local)
+    doc = f"The values of the members of {level.name}{per(level)}, the members as the first axis."
+    return coder.function(f"{level.name}_scores", ["members", *needed, "key"], doc, body, None, 1)
+
+
+def _nested(coder: Coder, level: ir.Level, step: Step) -> Function:
+    """All generations of one solve."""
+    x, steps = pack(own(coder, level)), steps_text(coder, level)
+    arguments, depth = _arguments(coder, level), len(level.batched)
+    scores = coder.call(f"{level.name}_scores", key="keys[step]")
+    body: list[Statement] = [Assign(x, coder.call(f"{level.name}_start"))]
+    body.append(Assign("keys", f"fold(key, numbers({steps}, key))"))
+    if level.phases[0].solvers[0].name == "random":
+        start = coder.call(f"{level.name}_start", key="one")
+        body.append(Assign("best", "None"))
+        draw = f'candidates(lambda one: {start}, fold(keys[step], "random"), {arguments["population"]})'
+        loop: list[Statement] = [*drawn_step(coder, level), Assign("members", draw), Assign("scores", scores)]
+        loop.append(Assign(f"{x}, best", f"keep_best({x}, best, members, scores)"))
+        found = x
+    else:
+        sigma, population = arguments.get("sigma", "0.3"), arguments.get("population", "None")
+        given = f'{x}, {depth}, {len(level.members)}, {sigma}, {population}, fold(key, "cmaes")'
+        body.append(Assign("search", f"Evolutions({given})"))
+        loop = [*drawn_step(coder, level), Assign("members", "search.ask()"), Assign("scores", scores)]
+        loop.append(Assign("search", "search.tell(scores)"))
+        found = "search.mean()"
+    body += [Loop("step", f"range({steps})", tuple(loop)), Return(f"[({found}, ())]")]
+    parameters = [p for p in level_parameters(coder, level, ["start", "draw", "scores"]) if p != "members"]
+    doc = f"The end of a search for {level.name}{per(level)}: a list with one state."
+    return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span)

@@ -23,15 +23,25 @@ def candidates(start: Callable[[Tensor], Tree], key: Tensor, count: int) -> Tree
 
 def ranked(scores: Tensor) -> Tensor:
     """The members from the best to the worst; of equal ones the first is the better."""
-    return torch.argsort(torch.where(torch.isfinite(scores), scores, torch.inf), stable=True)
+    return torch.argsort(torch.where(torch.isfinite(scores), scores, torch.inf), dim=0, stable=True)
 
 
-def keep_best(x: Tree, best: Tensor, members: Tree, scores: Tensor) -> tuple[Tree, Tensor]:
-    """The best point so far and its value, after one more population (Bergstra and Bengio 2012, section 2)."""
-    place = ranked(scores)[0]
-    better = scores[place] < best
-    moved = tree_map(lambda old, new: torch.where(better, new[place], old), x, members)
-    return moved, torch.where(better, scores[place], best)
+def keep_best(x: Tree, best: Tensor | None, members: Tree, scores: Tensor) -> tuple[Tree, Tensor]:
+    """The best point so far and its value, after one more population (Bergstra and Bengio 2012, section 2).
+
+    Shapes: scores real[members, *copies], best real[*copies], every copy by itself; best None is worse than anything.
+    """
+    place = ranked(scores)[:1]
+    found = scores.gather(0, place)[0]
+    better = torch.isfinite(found) if best is None else found < best
+
+    def moved(old: Tensor, new: Tensor) -> Tensor:
+        more = [1] * (old.dim() - better.dim())
+        chosen = new.gather(0, place.reshape((*place.shape, *more)).expand(1, *old.shape))[0]
+        return torch.where(better.reshape((*better.shape, *more)), chosen, old)
+
+    worst = torch.full_like(found, torch.inf) if best is None else best
+    return tree_map(moved, x, members), torch.where(better, found, worst)
 
 
 def exploited(scores: Tensor, share: float, key: Tensor) -> Tensor:
