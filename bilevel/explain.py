@@ -13,7 +13,7 @@ from bilevel import ir
 from bilevel.dsl.datatypes import Array, ListType, Tree
 from bilevel.equations import duration, equation, solver
 from bilevel.errors import fail
-from bilevel.kinds import kind
+from bilevel.kinds import is_searched, kind
 from bilevel.modes import Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.modes.closed_form import formula
 from bilevel.plan import Plan, repeats_of
@@ -167,7 +167,8 @@ def _solve(level: ir.Level) -> str:
     if kind(level) == "closed form":
         return _solved(level)
     start = ", ".join(dict.fromkeys(v.start.span.text if v.start is not None else "init" for v in level.variables))
-    return f"{start} > {repeats_of(level)} x (gradient, {level.phases[0].solvers[0].name}) > {', '.join(level.names)}"
+    asked = "population" if is_searched(level) else "gradient"
+    return f"{start} > {repeats_of(level)} x ({asked}, {level.phases[0].solvers[0].name}) > {', '.join(level.names)}"
 
 
 def _solved(level: ir.Level) -> str:

@@ -57,7 +57,9 @@ class Evolution:
         """The search after the values real[members] of the population that `ask` gave; not-a-number counts as worst."""
         moved = copy.copy(self)
         moved.strategy = copy.deepcopy(self.strategy)
-        kept = torch.where(torch.isfinite(values), values, torch.full_like(values, 1e300)).double().cpu()
+        # The worst value is larger than what single precision holds.
+        known = values.detach().double().cpu()
+        kept = torch.where(torch.isfinite(known), known, torch.full_like(known, 1e300))
         moved.strategy.tell(moved.strategy.ask(), kept.tolist())
         moved.told = [*self.told, values.detach().cpu()]
         moved.best = min(self.best, float(kept.min()))

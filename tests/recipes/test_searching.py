@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import bilevel
@@ -25,15 +26,16 @@ level outer {
 """
 
 
-def program() -> bilevel.Program:
-    return bilevel.compile(bilevel.parse(TEXT), A=torch.tensor([0.5, -0.25]), dtype=torch.float64)
+def program(dtype: torch.dtype = torch.float64) -> bilevel.Program:
+    return bilevel.compile(bilevel.parse(TEXT), A=torch.tensor([0.5, -0.25]), dtype=dtype)
 
 
-def test_a_search_runs_and_is_of_the_class_values(tmp_path: Path) -> None:
-    done = program().run(out=tmp_path / "run")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_search_runs_and_is_of_the_class_values(dtype: torch.dtype, tmp_path: Path) -> None:
+    done = program(dtype).run(out=tmp_path / "run")
     assert done.exactness == "values"
     assert min(done.losses) < done.losses[0]
-    again = advance(restore(program(), tmp_path / "run", 0), ())
+    again = advance(restore(program(dtype), tmp_path / "run", 0), ())
     assert torch.equal(again.state["c"], done.state["c"])
 
 
