@@ -35,17 +35,19 @@ def begin_function(coder: Coder, level: ir.Level) -> Function:
     body: list[Statement] = [
         Assign("key", f'fold(key, "{level.name}")'),
         Assign(x, coder.call(f"{level.name}_start")),
-        Assign("solver", _first_solver(coder, level, x)),
-        Return(f"State(0, {populations.first_point(coder, level) if is_searched(level) else x}, solver{ends}, {{}})"),
+        *([Assign("solver", populations.first_search(coder, level))] if is_searched(level) else []),
+        Return(f"State(0, {_first(coder, level, x)}{ends}, {{}})"),
     ]
     parameters = ["key", *outside(coder, level)]
     doc = f"The state of {level.name} before its first step."
     return coder.function(f"{level.name}_begin", parameters, doc, body, None, len(parameters))
 
 
-def _first_solver(coder: Coder, level: ir.Level, x: str) -> str:
-    searched = is_searched(level)
-    return populations.first_search(coder, level) if searched else solver_state(coder, level, x)
+def _first(coder: Coder, level: ir.Level, x: str) -> str:
+    """Point and solver's state before the first step."""
+    if is_searched(level):
+        return f"{populations.first_point(coder, level)}, solver"
+    return f"{x}, {solver_state(coder, level, x)}"
 
 
 def step_function(coder: Coder, step: Step) -> Function:
