@@ -127,7 +127,11 @@ def _phase(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     if level.parent is not None and is_searched(level) and (level.lists or phase.solvers[0].name == "pbt"):
         what = "over a list" if level.lists else "with states of its own"
         yield _missing(f"a search {what} inside another level", phase.span, "by cmaes or random, over drawn indices")
-    if isinstance(phase.duration, ir.Until):
+    if level.parent is not None and is_searched(level) and isinstance(phase.duration, ir.Until):
+        yield _missing(
+            "a search inside another level with a test of its end", phase.duration.span, "for 20 generations"
+        )
+    elif isinstance(phase.duration, ir.Until):
         yield from _until(level, phase.duration)
     elif phase.duration is None and all(map(_is_known, phase.solvers)) and kind(level) != "closed form":
         yield Diagnostic("B103", f"`{level.name}` does not say for how long", phase.span, fix="for 100 steps")

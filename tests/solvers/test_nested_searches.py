@@ -140,6 +140,8 @@ level tune {
 def test_a_population_with_states_of_its_own_is_not_run_inside() -> None:
     trained = NESTED.replace("START", "0").replace("INNER", "pbt(population = 4)").replace("OBJECTIVE", SEARCHED[0])
     assert codes(trained.replace("OUTER", SEARCHED[1])) == ["B507"]
+    tested = text("cmaes", SEARCHED).replace("for 6 generations", "until stationary(1e-3) within 6 generations")
+    assert set(codes(tested)) == {"B507"}
 
 
 def test_two_searches_around_a_level_keep_their_members_apart() -> None:
