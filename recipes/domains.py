@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from bilevel.backends.torch_func.keyed import fold, make_key, permutation, uniform
 from bilevel.dsl.datatypes import ListType, Records, integer, real, record, records
+from bilevel.recipes import photographs
 from bilevel.recipes.digits import digits
 from bilevel.recipes.glyph_store import images_of
 from bilevel.recipes.photographs import patches
 from bilevel.recipes.records import Samples, SampleSplits, bad_argument, require_positive
+from bilevel.recipes.store import Advance, Kept, kept
 from bilevel.recipes.warps import turned
 from bilevel.registry import data, tasks
 
@@ -106,8 +108,8 @@ def digit_sources(
 
     "handwritten" is `digits`; "printed" are the characters 0-9 in sixteen fonts, distorted as `glyphs` are; "..._on_photos"
     blends these with patches of two photographs, other ones in each split, by the absolute difference as in MNIST-M.
-    Name some to hold one out. Source: papers/002, section 5.6.2 (DiverseDigits). Cost: printed digits are drawn once,
-    in two seconds.
+    Name some to hold one out. Source: papers/002, section 5.6.2 (DiverseDigits). Cost: printed digits and patches are made once,
+    in seconds, and kept.
     """
     require_positive("digit_sources", {"size": size})
     makers = _makers(size)
@@ -143,6 +145,20 @@ def _on_photos(splits: SampleSplits) -> SampleSplits:
 def _blended(samples: Samples, split: str) -> Samples:
     size = samples.x.shape[-1]
     keys = fold(make_key(0), "on photos", split, torch.arange(len(samples.y)))
-    grey = patches(split, size, keys).mean(1, keepdim=True)
+    grey = _grey_patches(split, size, keys).to(samples.x) / 255.0
     strength = uniform(fold(keys, "strength"), 1, 1, 1, low=0.7, high=1.0)
     return Samples((grey - strength * samples.x).abs(), samples.y)
+
+
+def _grey_patches(split: str, size: int, keys: Tensor) -> Tensor:
+    """A patch of a photograph for every key, uint8[n, 1, size, size]; cut once and kept."""
+    depends = f"{split} {size} {keys.tolist()}"
+    entry = Kept("photo_patches", "patches", "cutting", depends, (photographs.__file__, __file__), ("grey",), len(keys))
+
+    def cut(advance: Advance) -> list[Tensor]:
+        grey = (patches(split, size, keys).mean(1, keepdim=True) * 255.0).round().to(torch.uint8)
+        advance(len(keys))
+        return [grey]
+
+    (grey,) = kept(entry, cut)
+    return grey

@@ -52,7 +52,7 @@ def planets(bodies: int = 5, systems: int = 1_000, rounds: int = 120) -> Planets
     A state is x, y, vx, vy, m of each body in turn; `mean` and `deviation` are those of the training inputs. Every
     stable trajectory gives 100 pairs; whole trajectories go to train (70 %), val and test (15 % each), in the order
     of their systems. Source: papers/000, appendix E, with gravity softened (`planet_motion`). Cost: the search is
-    done once, about two minutes, and kept in the user's cache folder; fewer `systems` are the first ones of more.
+    done once, two to four minutes on one core, and kept in the user's cache folder; fewer `systems` are the first ones of more.
     """
     require_positive("planets", {"systems": systems, "rounds": rounds})
     if bodies < 2:
