@@ -181,7 +181,7 @@ def template(writer: Writer, type_: Type) -> tuple[str, tuple[str, ...]]:
 
 def _several_trees(type_: Tree, text: str) -> str:
     """The tree, as often as `params(net)[n]` has it."""
-    return f"stacked({text}, {', '.join(map(str, type_.count))})" if type_.count else text
+    return f"equal_trees({text}, {', '.join(map(str, type_.count))})" if type_.count else text
 
 
 def _shaped(writer: Writer, variable: ir.Variable, expr: ir.Expr) -> str:

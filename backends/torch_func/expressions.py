@@ -93,10 +93,10 @@ def _member(writer: Writer, expr: ir.Field | ir.Item) -> str:
     base = expr.base
     if isinstance(expr, ir.Field):
         positions = expr.name == "index" and isinstance(base.type, Records)
-        return f"positions({write(writer, base)})" if positions else f"{write(writer, base, 9)}.{expr.name}"
+        return f"source_positions({write(writer, base)})" if positions else f"{write(writer, base, 9)}.{expr.name}"
     items = ", ".join(write(writer, i) for i in expr.items)
     if isinstance(base.type, Tree):
-        return f"picked({write(writer, base)}, {items})"
+        return f"tree_at({write(writer, base)}, {items})"
     return f"{write(writer, base, 9)}[{items}]"
 
 

@@ -33,7 +33,7 @@ def identity_parameters(network: Network, only: str | None = None, without: str 
     for name, module in modules.items():
         prefix = f"{name}." if name else ""
         if any(n.startswith(prefix) and n not in known for n in chosen):
-            known |= {prefix + n: p for n, p in neutral(module).items()}
+            known |= {prefix + n: p for n, p in neutral_parameters(module).items()}
     found = {name: known.get(name) for name in chosen}
     for name, parameter in found.items():
         if parameter is None or parameter.shape != chosen[name].shape:
@@ -41,7 +41,7 @@ def identity_parameters(network: Network, only: str | None = None, without: str 
     return {name: p.to(like) for (name, like), p in zip(chosen.items(), found.values(), strict=True) if p is not None}
 
 
-def neutral(module: nn.Module) -> Mapping[str, Tensor]:
+def neutral_parameters(module: nn.Module) -> Mapping[str, Tensor]:
     """The parameters with which a module changes nothing, as far as that is known of its class."""
     if isinstance(module, HasIdentity):
         return module.identity()

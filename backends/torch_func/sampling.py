@@ -67,7 +67,7 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     return namedtuple("Drawn", [*names, "index"])(*values)
 
 
-def positions(source: Any) -> Tensor:
+def source_positions(source: Any) -> Tensor:
     """Where samples stand in their source, int64[n]: 0, 1, ... for a source itself."""
     if "index" in source._fields:
         found: Tensor = source.index

@@ -110,12 +110,12 @@ def contiguous(tree: Tree) -> Tree:
     return tree_map(lambda a: a.contiguous(), tree)
 
 
-def picked(trees: Tree, *places: Any) -> Tree:
+def tree_at(trees: Tree, *places: Any) -> Tree:
     """One of several trees that are stacked along their leading axes."""
     return tree_map(lambda leaf: leaf[places], trees)
 
 
-def stacked(tree: Tree, *counts: int) -> Tree:
+def equal_trees(tree: Tree, *counts: int) -> Tree:
     """Equal trees side by side: every leaf with the leading axes `counts`."""
     return tree_map(lambda leaf: leaf.expand(*counts, *leaf.shape), tree)
 
