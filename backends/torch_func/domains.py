@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.functions import softplus_of
+from bilevel.backends.torch_func.functions import softplus_of, solved
 from bilevel.backends.torch_func.tree import Tree, tree_map
 
 
@@ -110,7 +110,7 @@ def rotation_log(value: Tensor, halvings: int = 5) -> Tensor:
         other = unit_matrix
         for _ in range(16):
             root, other = 0.5 * (root + torch.linalg.inv(other)), 0.5 * (other + torch.linalg.inv(root))
-    ratio = torch.linalg.solve(root + unit_matrix, root - unit_matrix)
+    ratio = solved(root + unit_matrix, root - unit_matrix)
     square = ratio @ ratio
     series = unit_matrix / 15.0
     for order in (13, 11, 9, 7, 5, 3, 1):

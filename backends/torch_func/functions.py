@@ -227,6 +227,14 @@ def inv(matrix: Tensor) -> Tensor:
     return torch.linalg.inv(matrix)
 
 
+def solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution of matrix u = right, real[..., n, k].
+
+    By the inverse: in torch 2.13 the derivative of the jvp of `torch.linalg.solve` is wrong, without a word.
+    """
+    return torch.linalg.inv(matrix) @ right
+
+
 def outer(left: Tensor, right: Tensor) -> Tensor:
     """All products of entries, real[n, m]."""
     return left[:, None] * right[None, :]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
+from bilevel.backends.torch_func.functions import solved
 from bilevel.backends.torch_func.tree import Tree, leaves, subtract, tree_map
 
 Product = Callable[[Tree], Tree]
@@ -210,10 +211,10 @@ def dense(product: Product, b: Tree, depth: int) -> Tensor:
 def exact(product: Product, b: Tree, depth: int) -> tuple[Tree, Tensor]:
     """A dense solve; m products and m^3 work. Fails when the matrix is singular (B705)."""
     matrix = dense(product, b, depth)
-    solved, info = torch.linalg.solve_ex(matrix, flat(b, depth)[..., None])
+    solution, info = torch.linalg.solve_ex(matrix, flat(b, depth)[..., None])
     if any_broken(info != 0):
         raise Failure("B705", "the linear system is singular")
-    v = unflat(solved[..., 0], b, depth)
+    v = unflat(solution[..., 0], b, depth)
     return v, relative_residual(product, v, b, depth)
 
 
@@ -277,8 +278,8 @@ def stationary_point(gradient: Callable[[Tree], Tree], like: Tree, depth: int, n
         raise Failure("B705", f"the system of `{name}` is singular (rank {int(rank.min())} of {values.shape[-1]})")
     if any_broken(values < 0):
         raise Failure("B705", f"the system of `{name}` is indefinite: its stationary point is no optimum")
-    solved = torch.linalg.solve(matrix, -flat(at_origin, depth)[..., None])[..., 0]
-    return unflat(solved, like, depth)
+    solution = solved(matrix, -flat(at_origin, depth)[..., None])[..., 0]
+    return unflat(solution, like, depth)
 
 
 def formula_point(value: Tensor, gradient: Callable[[Tensor], Tensor], like: Tensor, depth: int, name: str) -> Tensor:

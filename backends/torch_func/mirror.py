@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.functions import largest, smallest, sqnorm, total
+from bilevel.backends.torch_func.functions import largest, smallest, solved, sqnorm, total
 from bilevel.backends.torch_func.solvers import clipped
 from bilevel.backends.torch_func.tree import Tree, tree_map
 
@@ -27,7 +27,7 @@ def mirror_dense(
     x: Tensor, state: Tree, gradient: Tensor, count: int, M: Tensor, lr: Tree, clip: Tree = 0.0
 ) -> tuple[Tensor, Tree]:
     """Next is x - lr inv(M) g, x real[n], M real[n, n]. Cost: one factorisation, n^3 / 3."""
-    return x - lr * torch.linalg.solve(M, clipped(gradient, clip)[:, None])[:, 0], state
+    return x - lr * solved(M, clipped(gradient, clip)[:, None])[:, 0], state
 
 
 def mirror_kron(

@@ -473,6 +473,14 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     return namedtuple("Drawn", [*names, "index"])(*values)
 
 
+def positions(source: Any) -> Tensor:
+    """Where samples stand in their source, int64[n]: 0, 1, ... for a source itself."""
+    if "index" in source._fields:
+        found: Tensor = source.index
+        return found
+    return numbers(length(source), leaves(source)[0])
+
+
 def without(items: list[Any], left_out: Any) -> Any:
     """The samples of all finite sources of a list but one."""
     kept = [item for item in items if item is not left_out]
@@ -680,10 +688,10 @@ def dense(product: Product, b: Tree, depth: int) -> Tensor:
 def exact(product: Product, b: Tree, depth: int) -> tuple[Tree, Tensor]:
     """A dense solve; m products and m^3 work. Fails when the matrix is singular (B705)."""
     matrix = dense(product, b, depth)
-    solved, info = torch.linalg.solve_ex(matrix, flat(b, depth)[..., None])
+    solution, info = torch.linalg.solve_ex(matrix, flat(b, depth)[..., None])
     if any_broken(info != 0):
         raise Failure("B705", "the linear system is singular")
-    v = unflat(solved[..., 0], b, depth)
+    v = unflat(solution[..., 0], b, depth)
     return v, relative_residual(product, v, b, depth)
 
 
