@@ -13,7 +13,7 @@ from bilevel.dsl.noises import is_noisy
 from bilevel.dsl.solvers import RATES
 from bilevel.errors import Diagnostic, Span
 from bilevel.facts import Facts
-from bilevel.kinds import is_searched, kind
+from bilevel.kinds import is_searched, kind, moves_by_next, stops
 
 SOLVERS = (
     "sgd",
@@ -50,6 +50,7 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
             yield from _expression(expr)
         yield from _values_of_starts(level)
         yield from _conflicts(level)
+        yield from _continued(program, level)
         yield from _starts_read(level, facts)
         yield from _lists_read(level, facts)
     for entry in program.schedule:
@@ -74,10 +75,28 @@ def _variables(level: ir.Level) -> Iterator[Diagnostic]:
             if any(isinstance(e, ir.Builtin) and e.function == "warm" for e in ir.walk(variable.start)):
                 yield _missing("`warm` inside another expression", variable.start.span)
     warmed = [v for v in level.variables if isinstance(v.start, ir.Builtin) and v.start.function == "warm"]
-    if warmed and (len(warmed) != len(level.variables) or level.parent is None or level.copies):
-        yield _missing(
-            "`warm` in this place", warmed[0].span, "warm in a level directly inside a top level, not copied"
-        )
+    if warmed and (len(warmed) != len(level.variables) or level.parent is None):
+        fix = "warm for every variable of the level" if level.parent is not None else "a start without warm"
+        yield _missing("`warm` in this place", warmed[0].span, fix)
+
+
+def _continued(program: ir.Program, level: ir.Level) -> Iterator[Diagnostic]:
+    """Warm levels whose step has no place for where they ended."""
+    warm = next(
+        (v.start for v in level.variables if isinstance(v.start, ir.Builtin) and v.start.function == "warm"), None
+    )
+    if warm is None or level.parent is None:
+        return
+    around = program.level(level.parent)
+    if moves_by_next(around):
+        yield _missing("`warm` inside a level that moves by `next`", warm.span, "a level that minimizes")
+    scheduled = (s for p in level.phases for s in p.solvers if any(map(_scheduled, s.arguments.values())))
+    if stops(level) and next(scheduled, None) is not None:
+        yield _missing("a rate that is scheduled in a warm level solved `until` a test", warm.span, "for N steps")
+
+
+def _scheduled(argument: ir.Expr) -> bool:
+    return isinstance(argument, ir.Builtin) and argument.function in RATES
 
 
 def _indices(level: ir.Level) -> Iterator[Diagnostic]:

@@ -1,6 +1,6 @@
 """Solvers against the levels they stand in: which go together, and which change what the level promises.
 
-Takes a checked program. Reports B410-B412 and B414.
+Takes a checked program. Reports B407, B410-B412 and B414.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bilevel.errors import Diagnostic, Related, Span
 def check_solvers(program: ir.Program) -> Iterator[Diagnostic]:
     """The messages for solvers that cannot do what their level asks."""
     for level in program.walk_levels():
+        yield from _drawn_afresh(program, level)
         yield from _recombined(program, level)
         for phase in level.phases:
             yield from _mixed(phase)
@@ -36,7 +37,28 @@ def _unfit(message: str, span: Span, why: str, fix: str, related: tuple[Related,
     return Diagnostic("B414", message, span, related=related, why=why, fix=fix)
 
 
-# ---- B410, B411, B412 ----------------------------------------------------------------------------------------
+# ---- B407, B410, B411, B412 ----------------------------------------------------------------------------------------
+
+
+def _drawn_afresh(program: ir.Program, level: ir.Level) -> Iterator[Diagnostic]:
+    """B407: a warm level with one copy for each thing that the level around draws anew in every step."""
+    around = program.level(level.parent) if level.parent is not None else None
+    index = (
+        next((i for i in around.indices if i.drawn and i.name in level.copies), None) if around is not None else None
+    )
+    warm = next((v.start for v in level.variables if v.start is not None and _is_warm(v.start)), None)
+    if index is None or warm is None:
+        return
+    source = index.source.source if isinstance(index.source, ir.Sample) else index.source
+    inner = warm.arguments[0].span.text if isinstance(warm, ir.Builtin) and warm.arguments else "init(net)"
+    yield Diagnostic(
+        "B407",
+        f"`warm` needs to know which copy to continue: `{index.span.text}` draws others in each step",
+        warm.span,
+        related=(Related(index.span, f"drawn anew in every step of {level.parent}"),),
+        why=f"a copy of `{level.name}` goes on where the same copy ended in the step before, and there is none",
+        fix=f"each {index.name} in {source.span.text}, or from {inner}",
+    )
 
 
 def _recombined(program: ir.Program, level: ir.Level) -> Iterator[Diagnostic]:

@@ -77,6 +77,7 @@ CONSTRUCTS: dict[str, Support] = {
     "until plateau": YES,
     "until below": YES,
     "until stationary": YES,
+    "warm in copies or deeper": ELSEWHERE,
 }
 SUPPORTED: dict[str, dict[str, Support]] = {
     "constructs": CONSTRUCTS,
@@ -92,6 +93,11 @@ SUPPORTED: dict[str, dict[str, Support]] = {
 def reasons(plan: Plan) -> list[str]:
     """Why the oracle cannot carry out a plan, one line for each construct; nothing where it can."""
     found = [line for level in plan.program.walk_levels() for line in _of_level(level)]
+    outermost = {level.name for level in plan.program.levels}
+    for level in filter(_is_warm, plan.program.walk_levels()):
+        found += (
+            _unless(CONSTRUCTS, "warm in copies or deeper") if level.copies or level.parent not in outermost else []
+        )
     for entry in plan.program.schedule:
         found += _unless(MODES, entry.mode)
         found += [line for option in entry.options for line in _unless(OPTIONS, f"{entry.mode}.{option.name}")]
@@ -106,6 +112,10 @@ def is_cut_short(mode: str) -> bool:
     """Whether a mode solves its linear system by so many steps or terms, whatever is left of the residual."""
     linear = re.search(r"\blinear *= *(\w+\([^)]*\))", mode)
     return linear is not None and bool(re.search(r"\b(terms|steps)\b", linear[1])) and "tol" not in linear[1]
+
+
+def _is_warm(level: ir.Level) -> bool:
+    return any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
 
 
 def _of_level(level: ir.Level) -> list[str]:

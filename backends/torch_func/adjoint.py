@@ -10,10 +10,20 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import stopping
-from bilevel.backends.torch_func.coder import Coder, domain_call, is_warm, is_windowed, own, pack, steps_text
+from bilevel.backends.torch_func.coder import (
+    Coder,
+    carried,
+    domain_call,
+    is_warm,
+    is_windowed,
+    own,
+    pack,
+    slot,
+    steps_text,
+)
 from bilevel.backends.torch_func.forward import checkpoint_count
 from bilevel.backends.torch_func.implicit import pullback_body
-from bilevel.backends.torch_func.steps import count_text, keys, step_body, targets
+from bilevel.backends.torch_func.steps import count_text, gradient_call, keys, step_body, targets
 from bilevel.kinds import moves_by_next
 from bilevel.modes import Adjoint, Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.plan import Step
@@ -83,8 +93,8 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
     alone = [] if cut else _start_only(coder, level)
     if adjoint.update:
         zero = [Assign(f"d_{t}", f"zeros({t})") for t in names]
-        return [Assign("d_solver", "zeros(states[-1][1])"), *zero, *_over_window(coder, level, adjoint)]
-    body: list[Statement] = [Assign("d_solver", "zeros(states[-1][1])")]
+        return [_no_solver(coder, level, adjoint), *zero, *_over_window(coder, level, adjoint)]
+    body: list[Statement] = [_no_solver(coder, level, adjoint)]
     body += [Assign("taken", "states[-1][-1]")] * (stopping.unrolled(coder, level) and adjoint.store != "residuals")
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in alone]
     match adjoint.store:
@@ -95,6 +105,12 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
         case "even" | "binomial":
             body += _over_checkpoints(coder, level, adjoint, names)
     return body if cut else [*body, *_pull_start(coder, level)]
+
+
+def _no_solver(coder: Coder, level: ir.Level, adjoint: Unroll) -> Statement:
+    """The cotangent of the last solver's state: nothing reads it. A kept vjp asks for those of warm ends as well."""
+    own_state = "[0]" * (bool(carried(coder, level)) and adjoint.store != "residuals")
+    return Assign("d_solver", f"zeros(states[-1][1]{own_state})")
 
 
 def _over_window(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
@@ -256,7 +272,7 @@ def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll, state: str) -> lis
     """One step of the walk, from the state before the step."""
     names = own(coder, level)
     x, cotangent = pack(names), _packed_cotangent(names)
-    lines: list[Statement] = [Assign(f"{x}, solver", f"{state}[:2]"), *step_body(coder, level)]
+    lines: list[Statement] = [Assign(f"{x}, {slot(coder, level)}", f"{state}[:2]"), *step_body(coder, level)]
     lines += [stopping.MASK] * stopping.unrolled(coder, level)
     if moves_by_next(level):
         return [*lines, *_pull_next(coder, level, x, cotangent)]
@@ -278,7 +294,7 @@ def _gradient_value(coder: Coder, level: ir.Level, adjoint: Unroll, x: str, stat
         case "kept":
             return f"{state}[2]"
         case "again":
-            return coder.call(f"{level.name}_gradient", key="keys[step]")
+            return gradient_call(coder, level, key="keys[step]")
     return f"zeros({x})"
 
 
@@ -301,7 +317,7 @@ def _pull_next(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[St
 def _pull_update(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
     """The update, pulled back to the state, the gradient, and what the solver's arguments read."""
     through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("solver")]
-    count = count_text(level)
+    count = count_text(coder, level)
     inner = "variables" if len(level.variables) > 1 else x
     call = stopping.masked(coder, level, coder.call(f"{level.name}_update", count=count), inner)
     names = ", ".join([inner, "solver", "gradient", *through])
@@ -351,7 +367,7 @@ def _reverse(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Stat
     through = [t for t in map(coder.writer.name, facts.entering("objective", "inner")) if t in parameters]
     names = [*own(coder, level), *through]
     left = [*(f"more_{n}" for n in own(coder, level)), *(f"more_{t}" for t in through)]
-    call = coder.call(gradient, key="keys[step]")
+    call = gradient_call(coder, level, key="keys[step]")
     back = pack([f"more_{n}" for n in own(coder, level)])
     lines: list[Statement] = [
         Assign("_, pull", f"vjp(lambda {', '.join(names)}: {call}, {', '.join(names)})"),

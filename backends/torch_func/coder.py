@@ -104,6 +104,23 @@ def is_warm(level: ir.Level) -> bool:
     return any(isinstance(v.start, ir.Builtin) and v.start.function == "warm" for v in level.variables)
 
 
+def carried(coder: Coder, level: ir.Level) -> list[ir.Level]:
+    """The warm levels inside an inner level: it carries where they ended from step to step, beside its solver's state."""
+    return [] if level.parent is None else [i for i in used_levels(coder, level) if is_warm(i)]
+
+
+def slot(coder: Coder, level: ir.Level) -> str:
+    """The solver's state in a state of a level, with where warm levels inside ended; all without a derivative."""
+    begins = "".join(f"{i.name}_begin, " for i in carried(coder, level)).rstrip()
+    return f"(solver, ({begins}))" if begins else "solver"
+
+
+def counts_each(coder: Coder, level: ir.Level) -> bool:
+    """Whether copies of a warm level may have taken different numbers of steps."""
+    around = level.parent is not None and coder.program.level(level.parent).parent is not None
+    return is_warm(level) and (around or isinstance(level.phases[0].duration, ir.Until))
+
+
 def to_values(coder: Coder, level: ir.Level, source: str) -> list[Statement]:
     """Statements that give the variables' values, from their free coordinates packed in `source`."""
     names = own(coder, level)
@@ -132,16 +149,6 @@ def steps_text(coder: Coder, level: ir.Level) -> str:
     if duration.unit != "epochs":
         return count
     return f"{count if count.isalnum() else f'({count})'} * ({batches(coder, level)})"
-
-
-def end_text(coder: Coder, inner: ir.Level) -> str:
-    """Where the next solve of a warm level begins: its last state and the number of steps taken so far, as text.
-
-    How many states are kept depends on the mode; how many steps were taken does not.
-    """
-    until = isinstance(inner.phases[0].duration, ir.Until)
-    taken = f"len({inner.name}_states) - 1" if until else steps_text(coder, inner)
-    return f"(*{inner.name}_states[-1][:2], begun({inner.name}_begin) + {taken})"
 
 
 def _counted(coder: Coder, duration: ir.Steps) -> str:

@@ -9,9 +9,19 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import draws, implicit, populations, stopping, windows
-from bilevel.backends.torch_func.coder import Coder, own, pack, per, steps_text
+from bilevel.backends.torch_func.coder import Coder, carried, is_warm, own, pack, per, slot, steps_text
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
-from bilevel.backends.torch_func.steps import begin, count_text, keys, level_parameters, step_body, targets
+from bilevel.backends.torch_func.steps import (
+    begin,
+    carry,
+    cold_begins,
+    count_text,
+    gradient_of_step,
+    keys,
+    level_parameters,
+    step_body,
+    targets,
+)
 from bilevel.dsl.noises import without_noise
 from bilevel.kinds import is_searched, kind, moves_by_next, tests_gradient
 from bilevel.modes import Implicit, Leaping, Tangents, Unroll
@@ -77,7 +87,7 @@ def _update(coder: Coder, level: ir.Level, x: str) -> Assign:
     if moves_by_next(level):
         call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
         return Assign(x, stopping.masked(coder, level, call, x))
-    call = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
+    call = coder.call(f"{level.name}_update", variables=x, count=count_text(coder, level))
     return Assign(f"{x}, solver", stopping.masked(coder, level, call, x))
 
 
@@ -85,12 +95,16 @@ def _gradient(coder: Coder, level: ir.Level) -> list[Statement]:
     """The gradient of one step, of which `next` has none."""
     if moves_by_next(level):
         return []
-    return [Assign("gradient", coder.call(f"{level.name}_gradient", key="keys[step]"))]
+    return [gradient_of_step(coder, level, "keys[step]")]
 
 
 def _move(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     """The gradient and the update of one step."""
-    return [*_gradient(coder, level), _update(coder, level, x)]
+    return [*_gradient(coder, level), _update(coder, level, x), *_carry(coder, level)]
+
+
+def _carry(coder: Coder, level: ir.Level) -> list[Statement]:
+    return carry(coder, level, stopping.unrolled(coder, level))
 
 
 def _tested(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
@@ -119,7 +133,8 @@ def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, en
     loop: list[Statement] = [*gradient]
     if adjoint is not None and adjoint.gradient == "kept" and gradient:
         loop.append(Assign("states[-1]", "(*states[-1][:2], gradient)"))
-    loop += [_update(coder, level, x), Assign("", f"states.append(({x}, solver))")]
+    state = f"({x}, {slot(coder, level)})"
+    loop += [_update(coder, level, x), *_carry(coder, level), Assign("", f"states.append({state})")]
     sparse = adjoint is not None and not coder.plan.facts[level.name].iterates
     window = adjoint.window if adjoint is not None and sparse else None
     dropped = "not keep" if window is None else f"len(states) > ({window + 1} if keep else 1)"
@@ -127,7 +142,7 @@ def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, en
         loop.append(If("len(states) > (2 if keep else 1)", (Assign("", "del states[-2]"),)))
     else:
         loop.append(If(dropped, (Assign("", "del states[0]"),)))
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *_looped(coder, level, x, loop)]
+    body = [*begin(coder, level, x), Assign("states", f"[{state}]"), *_looped(coder, level, x, loop)]
     body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all" if window is None else f"those of the last {window} steps")
 
@@ -137,40 +152,51 @@ def move_function(coder: Coder, level: ir.Level) -> Function:
     x = own(coder, level)
     name = x[0] if len(x) == 1 else "variables"
     unpack: list[Statement] = [Assign(", ".join(x), name)] if len(x) > 1 else []
+    unpack += [Assign(slot(coder, level), "solver")] * bool(carried(coder, level))
     update = coder.call(f"{level.name}_update", variables=pack(x))
     update = stopping.masked(coder, level, update, pack(x))
     if moves_by_next(level):
         body: list[Statement] = [*unpack, Return(f"{update}, ()")]
     else:
-        body = [*unpack, Assign("gradient", coder.call(f"{level.name}_gradient")), Return(update)]
+        body = [*unpack, gradient_of_step(coder, level, "key"), *_returned_move(coder, level, update)]
+    begins = [f"{i.name}_begin" for i in carried(coder, level)]
     needed = coder.needs(
-        f"{level.name}_gradient", f"{level.name}_update", without=[*x, "variables", "solver", "gradient"]
+        f"{level.name}_gradient", f"{level.name}_update", without=[*x, "variables", "solver", "gradient", *begins]
     )
     needed += ["active"] * stopping.unrolled(coder, level)
     doc = f"One whole step of {level.name}."
     return coder.function(f"{level.name}_move", [name, "solver", *needed], doc, body, None, 2)
 
 
+def _returned_move(coder: Coder, level: ir.Level, update: str) -> list[Statement]:
+    """What a whole step gives: the next state, with where warm levels inside ended."""
+    if not carried(coder, level):
+        return [Return(update)]
+    moved = pack([f"moved_{n}" for n in own(coder, level)])
+    lines: list[Statement] = [Assign(f"{moved}, moved_solver", update), *_carry(coder, level)]
+    return [*lines, Return(f"{moved}, {slot(coder, level).replace('solver', 'moved_solver', 1)}")]
+
+
 def move_lambda(coder: Coder, level: ir.Level) -> tuple[str, str]:
     """The step as a function of state and targets, and those values, as text."""
     x = own(coder, level)
     name = x[0] if len(x) == 1 else "variables"
-    call = coder.call(f"{level.name}_move", key="keys[step]", count=count_text(level))
+    call = coder.call(f"{level.name}_move", key="keys[step]", count=count_text(coder, level))
     names = ", ".join([name, "solver", *targets(coder, level)])
-    values = ", ".join([pack(x), "solver", *targets(coder, level)])
+    values = ", ".join([pack(x), slot(coder, level), *targets(coder, level)])
     return f"lambda {names}: {call}", values
 
 
 def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
     """Every step is kept as its vjp, with all that it needs: more memory, and nothing is computed again."""
-    x = pack(own(coder, level))
+    x, held = pack(own(coder, level)), slot(coder, level)
     function, values = move_lambda(coder, level)
     kept: tuple[Statement, ...] = (
-        Assign(f"({x}, solver), pull", f"vjp({function}, {values})"),
-        Assign("", f"states.append(({x}, solver, pull))"),
+        Assign(f"({x}, {held}), pull", f"vjp({function}, {values})"),
+        Assign("", f"states.append(({x}, {held}, pull))"),
     )
-    plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, solver)]"))
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]")]
+    plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, {held})]"))
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]")]
     body += _looped(coder, level, x, [If("keep", kept), If("not keep", plain)])
     body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all, each with the vjp of the step before it")
@@ -182,7 +208,7 @@ def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
     x = pack(names)
     name = x if len(names) == 1 else "variables"
     unpack = "" if len(names) == 1 else f"(lambda {', '.join(names)}: "
-    gradient = coder.call(f"{level.name}_gradient", key="keys[step]")
+    gradient = coder.call(f"{level.name}_gradient", key="keys[step]") + "[0]" * bool(carried(coder, level))
     function = f"lambda {name}: {unpack}{gradient}{f')(*{name})' if unpack else ''}"
     start = coder.call(f"{level.name}_start")
     solution = formula(level)
@@ -190,6 +216,7 @@ def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
     solver = "stationary_point" if solution is None else "formula_point"
     solved = f'{solver}({value}{function}, {start}, {len(level.batched)}, "{level.name}")'
     body: list[Statement] = [Assign("step", "0"), *keys(coder, level, "1"), *step_body(coder, level)]
+    body += cold_begins(coder, level)  # one step: nothing before it
     body += [Assign(x, solved), Return(f"[({x}, ())]")]
     parameters = level_parameters(coder, level, ["start", "draw", "gradient"])
     doc = f"The stationary point of the objective of {level.name}{per(level)}, in closed form."
@@ -211,8 +238,9 @@ def advance_function(coder: Coder, level: ir.Level) -> Function:
     x = pack(own(coder, level))
     stopped = stopping.unrolled(coder, level)
     loop: list[Statement] = [*step_body(coder, level), *[stopping.MASK] * stopped, *_move(coder, level, x)]
-    loop += [Assign("", f"states.append(({x}, solver))"), If("not keep", (Assign("", "del states[0]"),))]
-    body: list[Statement] = [Assign(f"{x}, solver", "state"), Assign("states", "[state]")]
+    held = slot(coder, level)
+    loop += [Assign("", f"states.append(({x}, {held}))"), If("not keep", (Assign("", "del states[0]"),))]
+    body: list[Statement] = [Assign(f"{x}, {held}", "state"), Assign("states", "[state]")]
     body += [*keys(coder, level, "last"), Loop("step", "range(first, last)", tuple(loop)), Return("states")]
     inner = level_parameters(coder, level, ["draw", "gradient", "update"])
     parameters = ["state", "first", "last", *["taken"] * stopped, *inner, "keep"]
@@ -233,29 +261,29 @@ def checkpoint_runs(adjoint: Unroll, steps: str) -> str:
 
 def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll) -> Function:
     """The states at the checkpoints."""
-    x = pack(own(coder, level))
+    x, held = pack(own(coder, level)), slot(coder, level)
     if stopping.unrolled(coder, level):
         return _with_checkpoints_tested(coder, level, step, adjoint)
     steps = steps_text(coder, level)
-    advance = coder.call(f"{level.name}_advance", state=f"({x}, solver)", keep="False")
+    advance = coder.call(f"{level.name}_advance", state=f"({x}, {held})", keep="False")
     loop: tuple[Statement, ...] = (
-        Assign("", f"kept.append(({x}, solver))"),
-        Assign(f"{x}, solver", f"{advance}[-1]"),
+        Assign("", f"kept.append(({x}, {held}))"),
+        Assign(f"{x}, {held}", f"{advance}[-1]"),
     )
     body: list[Statement] = [*begin(coder, level, x), Assign("kept", "[]")]
     body += [Loop("first, last", checkpoint_runs(adjoint, steps), loop)]
-    body.append(Return(f"[*kept, ({x}, solver)] if keep else [({x}, solver)]"))
+    body.append(Return(f"[*kept, ({x}, {held})] if keep else [({x}, {held})]"))
     return _function(coder, level, step, body, "those at the checkpoints and the last")
 
 
 def _with_checkpoints_tested(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll) -> Function:
     """The states at the checkpoints that the cap gives, as far as the steps went."""
-    x = pack(own(coder, level))
-    kept = If("keep and step in places", (Assign("", f"kept.append(({x}, solver))"),))
+    x, held = pack(own(coder, level)), slot(coder, level)
+    kept = If("keep and step in places", (Assign("", f"kept.append(({x}, {held}))"),))
     places = f"{{first for first, _ in {checkpoint_runs(adjoint, steps_text(coder, level))}}}"
     body: list[Statement] = [*begin(coder, level, x), Assign("kept, places", f"[], {places}")]
     body += _looped(coder, level, x, [kept, *_move(coder, level, x)])
-    body += [Assign("states", f"[*kept, ({x}, solver)]"), *stopping.close(coder, level), Return("states")]
+    body += [Assign("states", f"[*kept, ({x}, {held})]"), *stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "those at the checkpoints and the last")
 
 
@@ -265,20 +293,20 @@ def _with_checkpoints_tested(coder: Coder, level: ir.Level, step: Step, adjoint:
 def _leaping(coder: Coder, level: ir.Level, step: Step, leap: Leaping) -> Function:
     """The teacher's states, then the point leapt to; of the student only the last iterates are held."""
     x = pack(own(coder, level))
-    *gradient, update = _move(coder, level, x)
+    held = slot(coder, level)
     first, last = leap.teacher + 1, leap.keep
-    loop: list[Statement] = [*step_body(coder, level), *gradient]
-    loop += [update, Assign("", f"states.append(({x}, solver))")]
+    loop: list[Statement] = [*step_body(coder, level), *_move(coder, level, x)]
+    loop.append(Assign("", f"states.append(({x}, {held}))"))
     loop.append(If("not keep", (Assign("", "del states[0]"),)))
     loop.append(If(f"keep and len(states) > {first + last}", (Assign("", f"del states[{first}]"),)))
     steps = steps_text(coder, level)
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, solver)]"), *keys(coder, level, steps)]
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]"), *keys(coder, level, steps)]
     body += [Loop("step", f"range({steps})", tuple(loop)), If("not keep", (Return("states"),))]
     student = f"[state[0] for state in states[-{last}:]]"
     points = f"leap_points(states[{leap.teacher}][0], {student}, {leap.gammas!r}, {leap.weights!r})"
     body.append(Assign("points", points))
     body += _chosen(coder, level, leap)
-    body.append(Return(f"[*states[:{first}], ({x}, (), gamma)]"))
+    body.append(Return(f"[*states[:{first}], ({x}, {held}, gamma)]"))
     return _function(coder, level, step, body, "the teacher's, and the point leapt to")
 
 
@@ -338,25 +366,25 @@ def leap_reads(coder: Coder, level: ir.Level, leap: Leaping) -> list[str]:
 
 def _with_tangents(coder: Coder, level: ir.Level, step: Step) -> Function:
     """The last state with one tangent for each number that is wanted (papers/002, algorithm 4)."""
-    x = pack(own(coder, level))
+    x, held = pack(own(coder, level)), slot(coder, level)
     names = targets(coder, level)
     wanted = f"({', '.join(names)},)"
-    start = coder.call(f"{level.name}_start")
+    start = x if is_warm(level) else coder.call(f"{level.name}_start")  # nothing passes through a warm start
     function, _ = move_lambda(coder, level)
     carried: tuple[Statement, ...] = (
-        Assign("tangents", f"push({function}, ({x}, solver), tangents, {wanted}, directions)"),
+        Assign("tangents", f"push({function}, ({x}, {held}), tangents, {wanted}, directions)"),
     )
     first: tuple[Statement, ...] = (
         Assign("directions", f"basis({wanted})"),
-        Assign("tangents", f"push_into(lambda {', '.join(names)}: {start}, {wanted}, directions, solver)"),
+        Assign("tangents", f"push_into(lambda {', '.join(names)}: {start}, {wanted}, directions, {held})"),
     )
     body: list[Statement] = [*begin(coder, level, x), Assign("tangents", "()"), If("keep", first)]
     loop: list[Statement] = [If("keep", carried), *_move(coder, level, x)]
     if coder.plan.facts[level.name].iterates:
-        body.append(Assign("states", f"[({x}, solver, tangents)]"))
-        loop.append(Assign("", f"states.append(({x}, solver, tangents))"))
+        body.append(Assign("states", f"[({x}, {held}, tangents)]"))
+        loop.append(Assign("", f"states.append(({x}, {held}, tangents))"))
         body += [*_looped(coder, level, x, loop), Return("states")]
         return _function(coder, level, step, body, "all, each with its tangents")
-    body += [*_looped(coder, level, x, loop), Assign("states", f"[({x}, solver, tangents)]")]
+    body += [*_looped(coder, level, x, loop), Assign("states", f"[({x}, {held}, tangents)]")]
     body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "the last with its tangents")

@@ -11,8 +11,8 @@ from bilevel.backends.source import Assign, Function, Loop, Return, Statement
 from bilevel.backends.torch_func.coder import (
     Coder,
     active_levels,
+    carried,
     domain_call,
-    end_text,
     is_warm,
     own,
     pack,
@@ -20,7 +20,7 @@ from bilevel.backends.torch_func.coder import (
     used_levels,
 )
 from bilevel.backends.torch_func.expressions import list_key
-from bilevel.backends.torch_func.levels import inner_names, own_lists, per_element, solve, started
+from bilevel.backends.torch_func.levels import end_text, inner_names, own_lists, per_element, solve, started
 from bilevel.kinds import kind
 from bilevel.modes import Implicit
 from bilevel.plan import Step
@@ -272,7 +272,8 @@ def back_to_free(coder: Coder, level: ir.Level) -> list[Statement]:
 def _returned(coder: Coder, level: ir.Level, found: str) -> str:
     gradient = found or pack([f"d_{n}" for n in solutions(coder, level)])
     if level.parent is not None:
-        return gradient
+        ends = "".join(f"{end_text(coder, i)}, " for i in carried(coder, level)).rstrip()
+        return f"{gradient}, ({ends})" if ends else gradient
     warm = [i for i in used_levels(coder, level) if is_warm(i)]
     ends = f"{{{', '.join(f'{i.name!r}: {end_text(coder, i)}' for i in warm)}}}"
     return f"{gradient}, value, {ends}, {{{', '.join(_notes(coder, level))}}}"

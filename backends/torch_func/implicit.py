@@ -10,9 +10,19 @@ from __future__ import annotations
 from bilevel import ir
 from bilevel.backends.source import Assign, Comment, Function, Loop, Return, Statement
 from bilevel.backends.torch_func import draws, stopping, valued
-from bilevel.backends.torch_func.coder import Coder, drawn, own, pack, per
+from bilevel.backends.torch_func.coder import Coder, drawn, own, pack, per, slot
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
-from bilevel.backends.torch_func.steps import begin, count_text, keys, level_parameters, step_body, targets
+from bilevel.backends.torch_func.steps import (
+    begin,
+    carry,
+    count_text,
+    gradient_call,
+    gradient_of_step,
+    keys,
+    level_parameters,
+    step_body,
+    targets,
+)
 from bilevel.kinds import kind, line_searches
 from bilevel.modes import Implicit
 from bilevel.plan import Step
@@ -76,7 +86,7 @@ def _slope(coder: Coder, level: ir.Level) -> Function:
     if kind(level) == "fixed point":
         value = f"subtract({pack(names)}, {coder.call(f'{level.name}_update', variables=pack(names), count='0')})"
     else:
-        value = coder.call(f"{level.name}_gradient")
+        value = gradient_call(coder, level)
     inner = f"{level.name}_{'update' if kind(level) == 'fixed point' else 'gradient'}"
     needed = coder.needs(inner, without=[*names, "variables", "count", *drawn(coder, level)])
     body = [*unpack, *_draws(coder, level), Return(value)]
@@ -134,7 +144,7 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     if _is_attached(coder, level):
         body += [Comment("from here on a function of what the level reads, whatever path led here")]
         body.append(Assign(x, coder.call(f"{level.name}_attach", **{stopping.packed(coder, level): x})))
-    solver = "()" if kind(level) == "fixed point" else "solver"
+    solver = "()" if kind(level) == "fixed point" else slot(coder, level)
     body.append(Return(f"[{'(first,), ' * start}({x}, {solver}, slope, {0 if searches else 'taken'})]"))
     operations = ["start", "draw", "slope", "attach", "update", "losses"]
     operations += [] if kind(level) == "fixed point" else ["gradient"]
@@ -156,10 +166,11 @@ def _one_step(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
         call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
         lines: list[Statement] = [*step_body(coder, level), Assign("moved", call), *stopping.test(coder, level, x)]
         return [*lines, Assign(x, f"where_each(active, moved, {x})")]
-    lines = [*step_body(coder, level), Assign("gradient", coder.call(f"{level.name}_gradient", key="keys[step]"))]
-    update = coder.call(f"{level.name}_update", variables=x, count=count_text(level))
+    lines = [*step_body(coder, level), gradient_of_step(coder, level, "keys[step]")]
+    update = coder.call(f"{level.name}_update", variables=x, count=count_text(coder, level))
     moved = f"where_each(active, {update}, ({x}, solver))"
-    return [*lines, *stopping.test(coder, level, x), Assign(f"{x}, solver", moved)]
+    lines += [*stopping.test(coder, level, x), Assign(f"{x}, solver", moved)]
+    return [*lines, *carry(coder, level, True)]
 
 
 # ---- implicit differentiation --------------------------------------------------------------------------------
@@ -173,6 +184,8 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     body: list[Statement] = (
         [Assign(packed, "states[-1][0]")] if len(level.variables) > 1 else [Assign(x, "states[-1][0]")]
     )
+    begins = slot(coder, level)
+    body += [Assign(begins, "states[-1][1]")] * (begins != "solver")
     if adjoint.through is not None:
         spots = [""] if len(level.names) == 1 else [f"[{i}]" for i in range(len(level.names))]
         body += [

@@ -12,9 +12,11 @@ from bilevel.backends.source import Assign, Function, Return, Statement
 from bilevel.backends.torch_func import draws, solver_text
 from bilevel.backends.torch_func.coder import (
     Coder,
+    counts_each,
     domain_call,
     drawn,
     is_pulled,
+    is_warm,
     is_windowed,
     own,
     pack,
@@ -34,7 +36,7 @@ from bilevel.backends.torch_func.expressions import (
     write,
 )
 from bilevel.errors import Span
-from bilevel.kinds import is_searched, kind
+from bilevel.kinds import is_searched, kind, stops
 from bilevel.modes import Leaping
 from bilevel.plan import Step
 
@@ -193,6 +195,31 @@ def own_lists(coder: Coder, inner: ir.Level) -> list[str]:
     return [a for a in inner.lists if a not in around.copies]
 
 
+def cold_begin(coder: Coder, inner: ir.Level) -> str:
+    """Where a warm level begins that has not been solved yet, for each element of the lists it runs over."""
+    text, around = "()", coder.program.level(inner.parent or "")
+    for axis in reversed(own_lists(coder, inner)):
+        source = next(i.source for i in around.indices if i.name == axis)
+        text = f"[{text} for _ in {write(coder.writer, source)}]"
+    return text
+
+
+def end_text(coder: Coder, inner: ir.Level, last: str = "") -> str:
+    """Where the next solve of a warm level goes on, for each element of the lists it runs over, as text.
+
+    `last`: the name of its last state, where that is not the last of its states. How many states are kept depends on
+    the mode; how many steps were taken does not.
+    """
+    states, begin = f"{inner.name}_states", f"{inner.name}_begin"
+    state = last or f"{states}[-1]"
+    steps = f"{states}[-1][-1]" if stops(inner) else steps_text(coder, inner)
+    text = f"ended({state}, {begin}, {steps})"
+    if counts_each(coder, inner):
+        text = f"ended_each({state}, {begin}, {steps}, {len(inner.batched)})"
+    lists = own_lists(coder, inner)
+    return over_lists(text, lists, {last or states: tuple(lists), begin: tuple(lists)}) if lists else text
+
+
 def per_element(
     coder: Coder, inner: ir.Level, call: str, *functions: str, more: dict[str, tuple[str, ...]] | None = None
 ) -> str:
@@ -214,6 +241,7 @@ def value_axes(coder: Coder, level: ir.Level) -> dict[str, tuple[str, ...]]:
     for inner in level.levels:
         found |= {coder.writer.name(n): inner.copies for n in inner.names}
         found |= {coder.writer.name(f"@{n}"): inner.copies for n in inner.names}
+    found |= {f"{i.name}_begin": i.copies for i in level.levels if is_warm(i)}
     return found
 
 
@@ -316,7 +344,7 @@ def _solver_call(coder: Coder, level: ir.Level, solver: ir.Solver, x: str, state
         return solver_text.optimizer_call(
             solver, solver_text.arguments(coder.writer, solver, total), x, state, gradient
         )
-    return solver_text.call(coder.writer, level, solver, total, x, state, gradient)
+    return solver_text.call(coder.writer, level, solver, total, x, state, gradient, counts_each(coder, level))
 
 
 def _total(coder: Coder, level: ir.Level) -> str:

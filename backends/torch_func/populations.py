@@ -13,7 +13,6 @@ from bilevel.backends.source import Assign, Function, Loop, Return, Statement
 from bilevel.backends.torch_func.coder import (
     Coder,
     domain_call,
-    end_text,
     is_warm,
     own,
     pack,
@@ -23,7 +22,7 @@ from bilevel.backends.torch_func.coder import (
     used_levels,
 )
 from bilevel.backends.torch_func.expressions import write
-from bilevel.backends.torch_func.levels import inner_names, solve
+from bilevel.backends.torch_func.levels import end_text, inner_names, solve
 from bilevel.backends.torch_func.steps import level_parameters
 from bilevel.backends.torch_func.steps import step_body as drawn_step
 from bilevel.plan import Step

@@ -6,24 +6,29 @@ Steps are counted from 0; a level that is solved anew, or goes on warm, begins i
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from bilevel.backends.torch_func.tree import Tree, multiply, power
 
 
-def linear_rate(rate: Tree, count: int, total: int) -> Tree:
+def linear_rate(rate: Tree, count: Any, total: int) -> Tree:
     """The rate times 1 - t / T: the whole rate in the first step, a T-th of it in the last."""
     return multiply(1.0 - count % total / total, rate)
 
 
-def cosine_rate(rate: Tree, count: int, total: int) -> Tree:
+def cosine_rate(rate: Tree, count: Any, total: int) -> Tree:
     """The rate times (1 + cos(pi t / T)) / 2 (Loshchilov and Hutter 2017, eq. 5, one cycle, least rate 0)."""
-    return multiply(0.5 * (1.0 + math.cos(math.pi * (count % total) / total)), rate)
+    passed = math.pi * (count % total) / total
+    return multiply(0.5 * (1.0 + (torch.cos(passed) if isinstance(passed, Tensor) else math.cos(passed))), rate)
 
 
-def steps_rate(rate: Tree, count: int, total: int, factor: Tree, milestones: tuple[int, ...]) -> Tree:
+def steps_rate(rate: Tree, count: Any, total: int, factor: Tree, milestones: tuple[int, ...]) -> Tree:
     """The rate times factor to the number of milestones that have been reached.
 
     Milestone m is reached in the step that has m steps before it. Both rate and factor may be differentiated.
     """
     reached = sum(count % total >= milestone for milestone in milestones)
-    return multiply(power(factor, reached), rate) if reached else rate
+    return multiply(power(factor, reached), rate) if isinstance(reached, Tensor) or reached else rate

@@ -174,6 +174,36 @@ def network(part: Any, parts: dict[str, str], dtype: torch.dtype, device: torch.
     return Network(part, parts, dtype, device) if isinstance(part, nn.Module) else part
 
 
-def begun(begin: Any) -> int:
-    """The number of solver steps that a warm level has taken before this solve."""
-    return 0 if begin is None else int(begin[2])
+# ---- warm levels ---------------------------------------------------------------------------------------------
+#
+# Where a solve ended is (variables, solver's state, number of steps); () before the first one.
+
+
+def begun(begin: Any) -> Any:
+    """The number of solver steps that a warm level has taken before this solve, for each copy where they may differ."""
+    return begin[2] if begin else 0
+
+
+def begun_each(begin: Any, x: Tree, depth: int) -> Tensor:
+    """The same as a tensor, real[*copies]."""
+    first = leaves(x)[0]
+    return torch.zeros(first.shape[:depth], dtype=first.dtype, device=first.device) + begun(begin)
+
+
+def ended(state: tuple[Any, ...], begin: Any, steps: Any) -> tuple[Any, ...]:
+    """Where the next solve goes on: variables and solver's state without a derivative, and the steps taken so far."""
+    return (*tree_map(lambda leaf: leaf.detach(), state[:2]), begun(begin) + steps)
+
+
+def ended_each(state: tuple[Any, ...], begin: Any, steps: Any, depth: int) -> tuple[Any, ...]:
+    """The same with a number of steps for each copy, real[*copies]."""
+    return (*ended(state, (), 0)[:2], begun_each(begin, state[0], depth) + steps)
+
+
+def held_each(active: Tensor, end: Any, begin: Any) -> Any:
+    """Where a level ended, for copies of the level around it that moved; where it began, for those that have stopped."""
+    if not leaves(begin):
+        return end
+    return tree_map(
+        lambda a, b: torch.where(active.reshape(active.shape + (1,) * (a.dim() - active.dim())), a, b), end, begin
+    )

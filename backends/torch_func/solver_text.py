@@ -51,24 +51,30 @@ def _argument(writer: Writer, argument: ir.Expr, total: str) -> str:
     return write(writer, argument)
 
 
-def call(writer: Writer, level: ir.Level, solver: ir.Solver, total: str, x: str, state: str, gradient: str) -> str:
-    """One step: x, state and gradient are given as text."""
+def call(
+    writer: Writer, level: ir.Level, solver: ir.Solver, total: str, x: str, state: str, gradient: str, each: bool
+) -> str:
+    """One step: x, state and gradient are given as text; `each`: `count` is one number for each copy."""
     named = arguments(writer, solver, total)
     given = [f"{n}={t}" for n, t in named.items()] if solver.part is None else _options(writer, solver, named)
     given += _more(writer, level, solver)
     text = f"{function(level, solver)}({{}}, count{''.join(f', {g}' for g in given)})"
     read = reads(solver)
-    if level.batched and (_alone(level, solver) or any(read.values())):
-        # One rate for each copy, or a norm over one copy: neither lines up with leading axes by itself.
+    if level.batched and (_alone(level, solver) or any(read.values()) or each):
+        # One rate or count for each copy, or a norm over one copy: none lines up with leading axes by itself.
         inner = text.format("variables, solver, gradient")
-        return _over_copies(writer, level, inner, read, (x, state, gradient))
+        counted = {"count": level.batched} if each else {}
+        return _over_copies(writer, level, inner, read, counted, (x, state, gradient))
     return text.format(f"{x}, {state}, {gradient}")
 
 
-def _over_copies(writer: Writer, level: ir.Level, text: str, read: Axes, given: tuple[str, str, str]) -> str:
+def _over_copies(
+    writer: Writer, level: ir.Level, text: str, read: Axes, counted: Axes, given: tuple[str, str, str]
+) -> str:
     """A call that moves `variables` along `gradient` for one copy, over all copies of the level."""
     for axis in reversed(level.batched):
         names = sorted(writer.name(n) for n, axes in read.items() if axis in axes)
+        names += counted
         values = [*names, *(("variables", "solver", "gradient") if axis != level.batched[0] else given)]
         text = f"vmap(lambda {', '.join([*names, 'variables', 'solver', 'gradient'])}: {text})({', '.join(values)})"
     return text

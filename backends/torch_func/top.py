@@ -18,7 +18,7 @@ from bilevel.backends.torch_func.coder import (
     used_levels,
 )
 from bilevel.backends.torch_func.expressions import free_reads, mapped, write
-from bilevel.backends.torch_func.levels import numbered, solve, solver_state
+from bilevel.backends.torch_func.levels import cold_begin, end_text, numbered, solve, solver_state
 from bilevel.backends.torch_func.steps import step_body
 from bilevel.dsl import nodes
 from bilevel.dsl.paths import settings as all_settings
@@ -30,8 +30,8 @@ from bilevel.plan import Plan, Step
 def begin_function(coder: Coder, level: ir.Level) -> Function:
     """The state before the first step."""
     x = pack(own(coder, level))
-    warm = {i.name for i in used_levels(coder, level) if is_warm(i)}
-    ends = f", {{{', '.join(f'{n!r}: None' for n in sorted(warm))}}}"
+    warm = [i for i in used_levels(coder, level) if is_warm(i)]
+    ends = f", {{{', '.join(f'{i.name!r}: {cold_begin(coder, i)}' for i in warm)}}}"
     body: list[Statement] = [
         Assign("key", f'fold(key, "{level.name}")'),
         Assign(x, coder.call(f"{level.name}_start")),
@@ -90,7 +90,8 @@ def _moved(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     """The gradient and the outer solver's step, or one of each for every window of the level inside."""
     cut = windows.windowed(coder.plan, level)
     if cut is not None:
-        return [*windows.windows_body(coder, level, *cut), Assign("ends, notes", "{}, {}")]
+        ends = f"{cut[0].name!r}: {end_text(coder, cut[0], 'carried')}" if is_warm(cut[0]) else ""
+        return [*windows.windows_body(coder, level, *cut), Assign("ends, notes", f"{{{ends}}}, {{}}")]
     update = coder.call(f"{level.name}_update", variables=x, solver="state.solver", count="state.step")
     return [
         Assign("gradient, value, ends, notes", coder.call(f"{level.name}_gradient")),
@@ -169,6 +170,13 @@ def _own_values(coder: Coder, level: ir.Level) -> list[Statement]:
 def _ends(coder: Coder, level: ir.Level) -> list[Statement]:
     """Where warm levels begin."""
     return [Assign(f"{i.name}_begin", f"state.ends[{i.name!r}]") for i in used_levels(coder, level) if is_warm(i)]
+
+
+def _solved_from(coder: Coder, level: ir.Level, inner: ir.Level) -> list[Statement]:
+    """Where a level goes on that is solved on what the user gives: copies of the user's own begin anew."""
+    if is_warm(inner) and inner.batched:
+        return [Assign(f"{inner.name}_begin", "()")]
+    return _ends(coder, level)
 
 
 def _draws(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -299,7 +307,7 @@ def _solve_function(coder: Coder, level: ir.Level, inner: ir.Level) -> Function:
         *_settings(coder, level),
         *_own_values(coder, level),
         *populations.values(coder, level),
-        *_ends(coder, level),
+        *_solved_from(coder, level, inner),
         *solve(coder, inner, False),
         Return("{" + ", ".join(found) + "}"),
     ]

@@ -13,9 +13,11 @@ from bilevel.backends.source import Assign, Function, If, Loop, Return, Statemen
 from bilevel.backends.torch_func.coder import (
     Coder,
     domain_call,
+    is_warm,
     is_windowed,
     own,
     pack,
+    slot,
     solutions,
     steps_text,
     to_values,
@@ -41,8 +43,9 @@ def windowed(plan: Plan, level: ir.Level) -> tuple[ir.Level, Unroll] | None:
 def begin_function(coder: Coder, inner: ir.Level) -> Function:
     """The first state of the level inside."""
     x = pack(own(coder, inner))
-    body: list[Statement] = [*begin(coder, inner, x), Return(f"({x}, solver)")]
+    body: list[Statement] = [*begin(coder, inner, x), Return(f"({x}, {slot(coder, inner)})")]
     start = [p for p in coder.known[f"{inner.name}_start"] if p != "key"]
+    start += [f"{inner.name}_begin"] * is_warm(inner)
     doc = f"The state of {inner.name} before its first step."
     return coder.function(f"{inner.name}_begun", [*start, "key"], doc, body, None)
 

@@ -88,7 +88,7 @@ def by_name(names: tuple[str, ...], packed: Any) -> dict[str, Any]:
 
 def ends(plan: Plan, given: Mapping[str, Any]) -> dict[str, Inner | None]:
     """The ends of warm levels, from the emitted module's form to the reference's."""
-    return {name: None if end is None else _end(plan.program.level(name), end) for name, end in given.items()}
+    return {name: None if not end else _end(plan.program.level(name), end) for name, end in given.items()}
 
 
 def _end(level: ir.Level, end: Any) -> Inner:

@@ -593,10 +593,17 @@ def adam(
     gradient = clipped(gradient, clip)
     first = tree_map(lambda m, d, b: b * m + (1 - b) * d, state[0], gradient, beta1)
     second = tree_map(lambda v, d, b: b * v + (1 - b) * (d * d), state[1], gradient, beta2)
-    one = tree_map(lambda m, b: m / (1 - b ** (count + 1)), first, beta1)
-    two = tree_map(lambda v, b: v / (1 - b ** (count + 1)), second, beta2)
+    one = tree_map(lambda m, b: unbiased(m, b, count), first, beta1)
+    two = tree_map(lambda v, b: unbiased(v, b, count), second, beta2)
     moved = tree_map(lambda a, m, v, r: a - r * m / torch.sqrt(v + epsilon * epsilon), x, one, two, lr)
     return moved, (first, second)
+
+
+def unbiased(moment: Tensor, decay: Tree, count: Any) -> Tensor:
+    """A moment over 1 - decay^(count + 1); a count that is a tensor is raised in float64, where 0.999 keeps its digits."""
+    if not isinstance(count, Tensor):
+        return moment / (1 - decay ** (count + 1))
+    return moment / (1 - decay ** (count.double() + 1)).to(moment.dtype)
 
 
 def clipped(gradient: Tree, limit: Tree) -> Tree:
