@@ -46,9 +46,9 @@ def with_masks(module: nn.Module) -> nn.Module:
 
 
 def applied(network: nn.Module, parameters: Mapping[str, Tensor], x: Any, noise: Tensor | None) -> Any:
-    """A network at parameters, under the masks of a key; the key of a layer is folded with its name."""
+    """A network at parameters, under the masks of a key, which is folded with a layer's name; a list is its inputs."""
     for name, layer in network.named_modules():
         if isinstance(layer, Masked):
             layer.key, layer.calls = None if noise is None else fold(noise, name), 0
     with unfused():
-        return functional_call(network, dict(parameters), (x,))
+        return functional_call(network, dict(parameters), tuple(x) if isinstance(x, list) else (x,))

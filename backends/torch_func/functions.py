@@ -89,8 +89,11 @@ def entrywise(function: Callable[[Tensor], Tensor], value: Tree) -> Tree:
 
 
 def softplus_of(value: Tensor) -> Tensor:
-    """log(1 + e^x) without torch's threshold, beyond which its second derivative is 0."""
-    return torch.logaddexp(value, torch.zeros_like(value))
+    """log(1 + e^x) without torch's threshold, beyond which its second derivative is 0.
+
+    Not by logaddexp: the second derivative of that is inf / inf from x = -709 (-88 in float32) on.
+    """
+    return torch.logsumexp(torch.stack([value, torch.zeros_like(value)]), 0)
 
 
 def exp(value: Tree) -> Tree:

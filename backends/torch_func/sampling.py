@@ -112,12 +112,13 @@ class Network:
         self.parts, self.dtype = parts, dtype
         self.attends = attends(module)
 
-    def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        """Outputs for a batch of samples with a leading axis."""
+    def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Tensor]) -> Tensor:
+        """Outputs for a batch of samples with a leading axis; a list holds the inputs of a network that takes several."""
+        inputs = tuple(x) if isinstance(x, list) else (x,)
         if self.attends:
             with unfused():
-                return functional_call(self.module, parameters, (x,))
-        return functional_call(self.module, parameters, (x,))
+                return functional_call(self.module, parameters, inputs)
+        return functional_call(self.module, parameters, inputs)
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """The output for one sample without a leading axis."""

@@ -499,12 +499,13 @@ class Network:
         self.parts, self.dtype = parts, dtype
         self.attends = attends(module)
 
-    def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        """Outputs for a batch of samples with a leading axis."""
+    def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Tensor]) -> Tensor:
+        """Outputs for a batch of samples with a leading axis; a list holds the inputs of a network that takes several."""
+        inputs = tuple(x) if isinstance(x, list) else (x,)
         if self.attends:
             with unfused():
-                return functional_call(self.module, parameters, (x,))
-        return functional_call(self.module, parameters, (x,))
+                return functional_call(self.module, parameters, inputs)
+        return functional_call(self.module, parameters, inputs)
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """The output for one sample without a leading axis."""
@@ -668,7 +669,7 @@ class Phase(NamedTuple):
 
 def build(net, tasks, device="cpu", dtype=torch.float32):
     """The outermost levels of fomaml, from the parts that the recipe names."""
-    net = network(net, {'body': 'body.*', 'head': 'head.*', 'norm': '*.norm.*'}, dtype, device)
+    net = network(net, {'body': 'body.*', 'head': 'head.*', 'norm': '*.norm.*', 'cn': '*cn.*'}, dtype, device)
     # ---- definitions
 
     def L(w, d):  # maml.bl:6

@@ -519,12 +519,13 @@ class Network:
         self.parts, self.dtype = parts, dtype
         self.attends = attends(module)
 
-    def __call__(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        """Outputs for a batch of samples with a leading axis."""
+    def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Tensor]) -> Tensor:
+        """Outputs for a batch of samples with a leading axis; a list holds the inputs of a network that takes several."""
+        inputs = tuple(x) if isinstance(x, list) else (x,)
         if self.attends:
             with unfused():
-                return functional_call(self.module, parameters, (x,))
-        return functional_call(self.module, parameters, (x,))
+                return functional_call(self.module, parameters, inputs)
+        return functional_call(self.module, parameters, inputs)
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """The output for one sample without a leading axis."""
@@ -754,7 +755,7 @@ class Phase(NamedTuple):
 
 def build(net, data, device="cpu", dtype=torch.float32):
     """The outermost levels of hpo, from the parts that the recipe names."""
-    net = network(net, {'hidden': 'hidden.*', 'output': 'output.*'}, dtype, device)
+    net = network(net, {'hidden': 'hidden.*', 'output': 'output.*', 'cn': '*cn.*'}, dtype, device)
     # ---- level train: w; sgd(lr = lr, momentum = 0.9) for 500 steps; rmd, exact
 
     def train_start(key):  # hpo.bl:11
