@@ -57,6 +57,8 @@ class Description:
     smooth: bool = True
     noisy: bool | str = False
     outputs: tuple[tuple[str, tuple[Size, ...]], ...] = ()
+    like: str = ""
+    """the argument that is a network whose shapes, named outputs and dropout this one has"""
 
     @property
     def by_place(self) -> tuple[Parameter, ...]:
@@ -76,6 +78,7 @@ class Description:
             "smooth": self.smooth,
             **({"noisy": self.noisy} if self.noisy else {}),
             **({"outputs": {name: list(shape) for name, shape in self.outputs}} if self.outputs else {}),
+            **({"like": self.like} if self.like else {}),
         }
 
     @staticmethod
@@ -101,6 +104,7 @@ def _description_from_json(data: Mapping[str, object]) -> Description:
                 bool(data["smooth"]),
                 data.get("noisy", False),  # type: ignore[arg-type]
                 tuple((n, tuple(s)) for n, s in data.get("outputs", {}).items()),  # type: ignore[attr-defined]
+                str(data.get("like", "")),
             )
     raise ValueError(f"not a registration: {data!r}")
 
@@ -124,6 +128,7 @@ def model(
     output: Sequence[Size] | None = None,
     outputs: Mapping[str, Sequence[Size]] | None = None,
     noisy: bool | str = False,
+    like: str = "",
 ) -> Callable[[Built], Built]:
     """Register a constructor of a `torch.nn.Module`.
 
@@ -131,14 +136,17 @@ def model(
     in sizes or names of the constructor's arguments. `outputs`: shapes, for one sample, of what the methods or
     submodules of these names make of the inputs; a recipe writes `net.features[w](x)`. `noisy`: it has dropout (nn.Dropout, 1d, 2d, 3d), whose noise is
     then a function of seed, step and copy in objectives, and off in reports; the name of an argument where it has
-    dropout only if that is given and not 0.
+    dropout only if that is given and not 0. `like`: the name of an argument that is a network; shapes, named outputs and
+    dropout are then those of the network that is given.
     """
 
     def mark(build: Built) -> Built:
         shapes = (None if input is None else tuple(input), None if output is None else tuple(output))
         groups = tuple((parts or {}).items())
         named = tuple((name, tuple(shape)) for name, shape in (outputs or {}).items())
-        return _mark(build, "model", input=shapes[0], output=shapes[1], parts=groups, noisy=noisy, outputs=named)
+        return _mark(
+            build, "model", input=shapes[0], output=shapes[1], parts=groups, noisy=noisy, outputs=named, like=like
+        )
 
     return mark
 
@@ -235,6 +243,7 @@ def _mark(
     smooth: bool = True,
     noisy: bool | str = False,
     outputs: tuple[tuple[str, tuple[Size, ...]], ...] = (),
+    like: str = "",
     parameters: tuple[Parameter, ...] | None = None,
     registered: object = None,
 ) -> Built:
@@ -242,7 +251,7 @@ def _mark(
     summary = (inspect.getdoc(given) or "").partition("\n")[0]
     arguments = _parameters(given) if parameters is None else parameters
     name = given.__name__
-    described = Description(name, kind, summary, arguments, yields, input, output, parts, smooth, noisy, outputs)
+    described = Description(name, kind, summary, arguments, yields, input, output, parts, smooth, noisy, outputs, like)
     setattr(given, MARK, Registration(described, given if registered is None else registered))
     return given
 

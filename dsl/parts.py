@@ -9,6 +9,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from bilevel import ir
 from bilevel.dsl import nodes
@@ -194,18 +195,33 @@ def _constructed(
     type_ = _described(description, name, bound)
     if isinstance(type_, Model):
         type_ = replace(type_, noisy=_is_noisy(checker, description, arguments))
+        type_ = _alike(type_, [_value(checker, manifest, a, name)[1] for a in _given(description, arguments, "like")])
     return description, type_
+
+
+def _alike(model: Model, given: list[Type]) -> Model:
+    """The network with shapes, named outputs and dropout of the one that it was made from, if any."""
+    if len(given) != 1 or not isinstance(given[0], Model):
+        return model
+    source = given[0]
+    return replace(model, input=source.input, output=source.output, outputs=source.outputs, noisy=source.noisy)
+
+
+def _given(
+    description: Description, arguments: tuple[nodes.Argument, ...], role: Literal["like", "noisy"]
+) -> list[nodes.Expr]:
+    """The argument that the registration names for `like` or `noisy`, if it was given."""
+    places = [p.name for p in description.by_place]
+    given = [(places[i] if i < len(places) else "", a) for i, a in enumerate(a for a in arguments if a.name is None)]
+    given += [(a.name, a) for a in arguments if a.name is not None]
+    return [a.value for name, a in given if name and name == getattr(description, role)]
 
 
 def _is_noisy(checker: Checker, description: Description, arguments: tuple[nodes.Argument, ...]) -> bool:
     """Whether a network has dropout: by its registration, or by the argument that the registration names."""
     if isinstance(description.noisy, bool):
         return description.noisy
-    places = [p.name for p in description.by_place]
-    given = [(places[i] if i < len(places) else "", a) for i, a in enumerate(a for a in arguments if a.name is None)]
-    given += [(a.name, a) for a in arguments if a.name is not None]
-    value = next((constant(a.value, checker.constants) for name, a in given if name == description.noisy), 0)
-    return value != 0
+    return any(constant(value, checker.constants) != 0 for value in _given(description, arguments, "noisy"))
 
 
 def _check_argument(checker: Checker, manifest: Manifest, value: nodes.Expr, name: str) -> None:

@@ -7,33 +7,45 @@ orders and any batching of parameters are those of an ordinary function.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from bilevel.backends.torch_func.functions import softplus_of
+from bilevel.recipes.conditional import PART, conditional_layers
 from bilevel.recipes.records import bad_argument, require_positive
 from bilevel.registry import model
 
-Norm = Literal["none", "batch_stats", "layer"]
+Norm = Literal["none", "batch_stats", "layer", "group"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "softplus": softplus_of,
+}
 
 
 class MultiLayer(nn.Module):
-    """Linear layers with ReLU and dropout between them; inputs of more than one axis are flattened."""
+    """Linear layers with an activation, scale and shift, and dropout between them; inputs are flattened."""
 
-    def __init__(self, widths: tuple[int, ...], dropout: float = 0.0) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], dropout: float = 0.0, activation: str = "relu", cn: str = "none"
+    ) -> None:
         super().__init__()
         *hidden, output = (nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         self.hidden = nn.ModuleList(hidden)
         self.output = output
+        self.cn = conditional_layers("mlp", cn, list(widths[1:-1]))
+        self.activation = ACTIVATIONS[activation]
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer reads, real[n, widths[-2]], of samples real[n, ...]."""
         x = x.flatten(1)
-        for layer in self.hidden:
-            x = self.drop(torch.relu(layer(x)))
+        for layer, cn in zip(self.hidden, self.cn, strict=True):
+            x = self.drop(cn(self.activation(layer(x))))
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,32 +85,43 @@ class BatchStatistics(nn.Module):
 
 
 def normalisation(norm: Norm, channels: int) -> nn.Module:
-    """What follows a convolution: nothing, or normalisation over the batch or over each sample."""
+    """What follows a convolution: nothing, or normalisation over the batch, each sample, or each quarter of it."""
     if norm == "batch_stats":
         return BatchStatistics(channels)
-    return nn.GroupNorm(1, channels) if norm == "layer" else nn.Identity()
+    groups = {"layer": 1, "group": 4}.get(norm)
+    return nn.Identity() if groups is None else nn.GroupNorm(groups, channels)
+
+
+def checked_norm(part: str, norm: str, width: int) -> Norm:
+    """The name of a normalisation, refused where there is none or the groups do not divide the channels."""
+    if norm not in get_args(Norm):
+        raise bad_argument(part, "norm", '"none", "batch_stats", "layer" or "group"', norm)
+    if norm == "group" and width % 4:
+        raise bad_argument(part, "number of channels", 'a multiple of 4 with norm = "group"', width)
+    return cast(Norm, norm)
 
 
 class Convolution(nn.Module):
-    """3 x 3 convolution of stride 2, normalisation, ReLU: halves the image, rounding up."""
+    """3 x 3 convolution of stride 2, normalisation, ReLU, scale and shift: halves the image, rounding up."""
 
-    def __init__(self, channels: int, filters: int, norm: Norm) -> None:
+    def __init__(self, channels: int, filters: int, norm: Norm, cn: nn.Module) -> None:
         super().__init__()
         self.convolve = nn.Conv2d(channels, filters, kernel_size=3, stride=2, padding=1)
         self.norm = normalisation(norm, filters)
+        self.cn = cn
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps real[n, filters, size / 2, size / 2] of images."""
-        return torch.relu(self.norm(self.convolve(x)))
+        return self.cn(torch.relu(self.norm(self.convolve(x))))  # type: ignore[no-any-return]
 
 
 class FourConvolutions(nn.Module):
     """Four `Convolution` blocks and a linear layer on their flattened result."""
 
-    def __init__(self, ways: int, filters: int, channels: int, size: int, norm: Norm) -> None:
+    def __init__(self, ways: int, filters: int, channels: int, size: int, norm: Norm, cn: nn.ModuleList) -> None:
         super().__init__()
         inputs = [channels, filters, filters, filters]
-        self.body = nn.Sequential(*(Convolution(count, filters, norm) for count in inputs))
+        self.body = nn.Sequential(*(Convolution(n, filters, norm, layer) for n, layer in zip(inputs, cn, strict=True)))
         self.head = nn.Linear(filters * (-(-size // 16)) ** 2, ways)
 
     def features(self, x: Tensor) -> Tensor:
@@ -162,38 +185,43 @@ def coordinate_lstm(hidden: int = 10, scale: float = 0.1) -> nn.Module:
 @model(
     input=("widths:0",),
     output=("widths:-1",),
-    parts={"hidden": "hidden.*", "output": "output.*"},
+    parts={"hidden": "hidden.*", "output": "output.*", **PART},
     outputs={"features": ("widths:-2",)},
     noisy="dropout",
 )
-def mlp(*widths: int, dropout: float = 0.0) -> nn.Module:
-    """Fully connected network with ReLU between layers, `mlp(784, 256, 10)`; images are flattened.
+def mlp(*widths: int, dropout: float = 0.0, activation: str = "relu", cn: str = "none") -> nn.Module:
+    """Fully connected network, `mlp(784, 256, 10)`; `activation` is "relu", "tanh" or "softplus"; images are flattened.
 
     Takes real[n, ...] with widths[0] numbers per sample, gives real[n, widths[-1]]. `dropout`: the share of hidden
-    numbers that are zero in an objective, drawn anew in every step of every copy.
+    numbers that are zero in an objective, drawn anew in every step of every copy. `cn`: conditional normalisation
+    (part "cn") after "all" hidden layers, the "last" or "none".
     """
     if len(widths) < 2:
         raise bad_argument("mlp", "widths", "two or more sizes, input first and output last", list(widths))
     if not 0 <= dropout < 1:
         raise bad_argument("mlp", "dropout", "a share from 0 to below 1", dropout)
+    if activation not in ACTIVATIONS:
+        raise bad_argument("mlp", "activation", '"relu", "tanh" or "softplus"', activation)
     require_positive("mlp", {f"widths[{position}]": width for position, width in enumerate(widths)})
-    return MultiLayer(widths, dropout)
+    return MultiLayer(widths, dropout, activation, cn)
 
 
 @model(
     input=("channels", "size", "size"),
     output=("ways",),
-    parts={"body": "body.*", "head": "head.*", "norm": "*.norm.*"},
+    parts={"body": "body.*", "head": "head.*", "norm": "*.norm.*", **PART},
     outputs={"features": ("?",)},
 )
-def conv4(ways: int, filters: int = 64, channels: int = 1, size: int = 28, norm: str = "none") -> nn.Module:
-    """Four 3 x 3 convolutions of stride 2 with ReLU and a linear layer; `norm` is "none", "batch_stats" or "layer".
+def conv4(
+    ways: int, filters: int = 64, channels: int = 1, size: int = 28, norm: str = "none", cn: str = "none"
+) -> nn.Module:
+    """Four 3 x 3 convolutions of stride 2 with ReLU and a linear layer; `norm` is "none", "batch_stats", "layer", "group".
 
-    Takes real[n, channels, size, size], gives real[n, ways]. Source: Finn, Abbeel and Levine 2017, section 5.2
-    (strides as there for Omniglot; the linear layer reads all positions, 2 x 2 at size 28, where they average).
-    Cost: stride 2 is two to four times faster on a CPU than pooling.
+    Takes real[n, channels, size, size], gives real[n, ways]. `cn`: conditional normalisation (part "cn") after "all"
+    convolutions, the "last" or "none". Source: Finn, Abbeel and Levine 2017, section 5.2 (strides as there for
+    Omniglot; the linear layer reads all positions, 2 x 2 at size 28, where they average); `cn`: papers/000,
+    algorithm 2. Cost: stride 2 is two to four times faster on a CPU than pooling.
     """
     require_positive("conv4", {"ways": ways, "filters": filters, "channels": channels, "size": size})
-    if norm not in get_args(Norm):
-        raise bad_argument("conv4", "norm", '"none", "batch_stats" or "layer"', norm)
-    return FourConvolutions(ways, filters, channels, size, cast(Norm, norm))
+    layers = conditional_layers("conv4", cn, [filters] * 4)
+    return FourConvolutions(ways, filters, channels, size, checked_norm("conv4", norm, filters), layers)

@@ -95,6 +95,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "recipes": _recipes,
     "models": _parts("model"),
     "data": _parts("data", "tasks"),
+    "registered": _parts("func"),  # functions that a `use` line constructs
     "solvers": _solvers,
     "functions": _functions,
     "modes": _modes,

@@ -73,4 +73,4 @@ def test_a_manifest_keeps_both() -> None:
     assert [p.keyword for p in description.parameters] == [False, True, True]
     assert type(description).from_json(description.to_json()) == description
     entry = read_manifest(zoo.MANIFEST).entries["mlp"]
-    assert [(p.variadic, p.keyword) for p in entry.parameters] == [(True, False), (False, True)]
+    assert [(p.variadic, p.keyword) for p in entry.parameters] == [(True, False), *[(False, True)] * 3]

@@ -11,7 +11,10 @@ from torch.nn import functional
 from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.keyed import fold, make_key, normal
 from bilevel.errors import RecipeError
+from bilevel.recipes.images import cnn4, image_to_gradient, lenet, resnet_small
+from bilevel.recipes.mixtures import mixture_density
 from bilevel.recipes.networks import BatchStatistics, conv4, mlp
+from bilevel.recipes.planet_parts import planet_mlp
 
 # torch itself scripts its first jvp
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -23,6 +26,18 @@ SMALL = {
     "conv4": (lambda: conv4(ways=3, filters=2, size=16), (6, 1, 16, 16)),
     "conv4 layer": (lambda: conv4(ways=3, filters=2, size=16, norm="layer"), (6, 1, 16, 16)),
     "conv4 batch_stats": (lambda: conv4(ways=3, filters=2, size=16, norm="batch_stats"), (6, 1, 16, 16)),
+    "conv4 group cn": (lambda: conv4(ways=3, filters=4, size=32, norm="group", cn="all"), (4, 1, 32, 32)),
+    "mlp tanh cn": (lambda: mlp(5, 4, 3, 2, activation="tanh", cn="all"), (6, 5)),
+    "mlp softplus": (lambda: mlp(5, 4, 2, activation="softplus"), (6, 5)),
+    "lenet": (lambda: lenet(3, size=12), (6, 1, 12, 12)),
+    "cnn4": (lambda: cnn4(3, size=16), (2, 1, 16, 16)),
+    "resnet_small none": (lambda: resnet_small(3, width=4, size=8), (6, 1, 8, 8)),
+    "resnet_small batch_stats": (lambda: resnet_small(3, "batch_stats", width=4, size=8), (6, 1, 8, 8)),
+    "resnet_small group": (lambda: resnet_small(3, "group", width=4, size=8, cn="all"), (6, 1, 8, 8)),
+    "image_to_gradient": (lambda: image_to_gradient(size=8), (6, 1, 8, 8)),
+    "image_to_gradient none": (lambda: image_to_gradient(size=12, norm="none"), (3, 1, 12, 12)),
+    "planet_mlp": (lambda: planet_mlp(6, bodies=1), (6, 5)),
+    "mixture_density": (lambda: mixture_density(5, 4, 2, components=3), (6, 5)),
 }
 
 
