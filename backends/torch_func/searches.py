@@ -92,12 +92,11 @@ def trained(
     return tree_map(lambda leaf: leaf[place], members), (following, place), moved
 
 
-def inherited(end: tuple[Tree, Tree, int], members: Tensor) -> tuple[Tree, Tree, int]:
-    """The ends of some members; the number of steps taken is the same for all."""
-    x, solver, count = end
-    return tree_map(lambda leaf: leaf[members], x), tree_map(lambda leaf: leaf[members], solver), count
+def inherited(end: Any, members: Tensor) -> Any:
+    """The ends of some members, members the first axis of every tensor; a count that is a number is that of all."""
+    return tree_map(lambda leaf: leaf[members] if isinstance(leaf, Tensor) else leaf, end)
 
 
-def one_end(end: tuple[Tree, Tree, int] | None, place: Tensor) -> tuple[Tree, Tree, int] | None:
-    """The end of one member, as a population of one; nothing before the first generation."""
-    return None if end is None else inherited(end, place[None])
+def one_end(end: Any, place: Tensor) -> Any:
+    """The end of one member, as a population of one; nothing, (), before the first generation."""
+    return inherited(end, place[None])
