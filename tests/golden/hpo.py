@@ -495,14 +495,6 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     return namedtuple("Drawn", [*names, "index"])(*values)
 
 
-def positions(source: Any) -> Tensor:
-    """Where samples stand in their source, int64[n]: 0, 1, ... for a source itself."""
-    if "index" in source._fields:
-        found: Tensor = source.index
-        return found
-    return numbers(length(source), leaves(source)[0])
-
-
 def without(items: list[Any], left_out: Any) -> Any:
     """The samples of all finite sources of a list but one."""
     kept = [item for item in items if item is not left_out]
