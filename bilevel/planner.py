@@ -17,7 +17,7 @@ from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import Diagnostic, RecipeError, Span
 from bilevel.facts import Fact, Facts, LevelFacts, derive_facts
 from bilevel.graph import graph_of
-from bilevel.kinds import is_searched, kind
+from bilevel.kinds import is_searched, kind, tests_gradient
 from bilevel.limits import Limit, limit_text
 from bilevel.modes import (
     MODES,
@@ -86,13 +86,34 @@ def plan_program(
     if estimates is not None:
         made = estimates(program, facts)
         for level in inner:
-            costs = _costs(program, level, facts[level.name], made, choices, allow, every)
-            choices[level.name] = choose(
-                program, level, facts[level.name], costs, limit, allow, decided.get(level.name)
+            choices[level.name] = _weighed(
+                program, level, facts[level.name], made, choices, limit, allow, every, decided
             )
         _check_nesting(program, facts, choices)
         numbers = _numbers(program, made, choices, limit, allow, every)
     return Plan(program, facts, choices, graph_of(program, facts, choices), _replaced(program), numbers)
+
+
+def _weighed(
+    program: ir.Program,
+    level: ir.Level,
+    facts: LevelFacts,
+    estimates: Estimates,
+    choices: Mapping[str, Choice],
+    limit: Limit | None,
+    allow: Class,
+    every: bool,
+    decided: Mapping[str, str],
+) -> Choice:
+    """The choice for one level by costs; a refusal names what fits among the modes of all classes."""
+    costs = _costs(program, level, facts, estimates, choices, allow, every)
+    try:
+        return choose(program, level, facts, costs, limit, allow, decided.get(level.name))
+    except RecipeError as error:
+        if every or not {"B502", "B510"} & {d.code for d in error.diagnostics}:
+            raise
+    costs = _costs(program, level, facts, estimates, choices, allow, every=True)
+    return choose(program, level, facts, costs, limit, allow, decided.get(level.name))
 
 
 def _costs(
@@ -350,7 +371,7 @@ def _candidate(
         notes.append("the schedule names another mode")
     if not _allowed(exactness, asked.allow):
         reasons.append("class")
-        notes.append(BIAS.get(type(mode), "is not exact here"))
+        notes.append(_bias(mode, level))
     best = costs.get(chosen.title)
     if cost is not None and _too_large(cost, limit):
         reasons.append("memory")
@@ -360,12 +381,20 @@ def _candidate(
     return Candidate(mode.title, exactness, verdict, False, cost, tuple(reasons), "; ".join(notes))
 
 
-BIAS: dict[type, str] = {
-    Reverse: "holds the gradient inside each step constant",
-    ImplicitMode: "`for` promises no stationary point",
-    Leap: "puts another value in place of the solution",
-}
-"""what a mode that is not exact does"""
+def _bias(mode: Mode, level: ir.Level) -> str:
+    """What a mode that is not exact does."""
+    match mode:
+        case Leap():
+            return "puts another value in place of the solution"
+        case Reverse(order=1):
+            return "holds the gradient inside each step constant"
+        case ImplicitMode() if tests_gradient(level):
+            return "its linear system is not solved to a tolerance"
+        case ImplicitMode():
+            return "these steps promise no stationary point"
+        case Reverse() | ForwardMode() if tests_gradient(level):
+            return "differentiates the steps that were taken, not the point they promise"
+    return "is not exact here"
 
 
 def _changes(candidates: tuple[Candidate, ...], limit: Limit | None) -> Iterator[str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from bilevel import ir
 from bilevel.costs import Cost, flop_text, pretty, size_text, time_text
 from bilevel.facts import Fact
-from bilevel.kinds import tests_gradient
 from bilevel.plan import Candidate, Choice, Numbers, Plan
 
 
@@ -75,14 +74,16 @@ def verdict(level: ir.Level, choice: Choice, candidate: Candidate) -> str:
         return f"chosen: {_reason(choice, candidate)}"
     if not candidate.verdict.ok:
         return f"not applicable [{candidate.verdict.reason}]: {candidate.note}"
-    note = f": {candidate.note}" if candidate.note else ""
+    words = [candidate.note] if candidate.note else []
+    words += (
+        [f"not traced ({candidate.cost.untraced})"] if candidate.cost is not None and candidate.cost.untraced else []
+    )
+    note = f": {'; '.join(words)}" if words else ""
     if set(candidate.reasons) & {"memory", "work"}:
         return f"rejected [{', '.join(candidate.reasons)}]{note}"
     if "pinned" in candidate.reasons or "path" in candidate.reasons:
         return f"not taken [{', '.join(candidate.reasons)}]{note}"
     if candidate.reasons:
-        promised = tests_gradient(level) and candidate.exactness == "biased"
-        note = ": differentiates the steps that were taken, not the point they promise" if promised else note
         return f"not allowed [{', '.join(candidate.reasons)}]{note}"
     return _compared(choice, candidate)
 

@@ -384,7 +384,7 @@ def _lasting(duration: ir.Steps | ir.Until | None, count: int, params: dict[str,
 
 
 def _counting(expr: ir.Expr, value: int, params: dict[str, Any]) -> ir.Expr:
-    if isinstance(expr, ir.Read) and expr.name in params:
-        params[expr.name] = value
-        return expr
+    named = {expr.name} if isinstance(expr, ir.Read) else set(expr.reads)
+    if len(named & params.keys()) == 1:  # a number of steps that is a param, which iterates may be counted by as well
+        params[(named & params.keys()).pop()] = value
     return ir.Constant(span=expr.span, type=expr.type, value=value)

@@ -119,7 +119,7 @@ def test_every_reason_has_a_word() -> None:
     assert reasons(chosen(100_000), "fmd") == ("work",)
     until = TEXT.replace("for 30 steps", "until stationary(1e-6) within 9 steps")
     until = until.replace("task.support.y))", "task.support.y)) + sqnorm(w - theta)")
-    assert reasons(plan_text(until).choices["adapt"], "fmd") == ("semantics",)
+    assert reasons(plan_text(until).choices["adapt"], "fmd") == ("class",)
     assert plan_text(SEARCH).choices["adapt"].mode == "evolve"
     assert reasons(plan_text(SEARCH).choices["adapt"], "rmd") == ("path",)
 
@@ -320,6 +320,18 @@ def test_no_plan_within_the_limit_ends_with_4(command: Command, tiny: Path) -> N
     said = command("plan", "tiny.bl", "--limit", "memory=1kB")
     assert (said.code, said.out) == (4, "")
     assert "error[B510]: no exact plan fits 1.00 kB" in said.err
+    peaks = {
+        row["mode"]: row["bytes"]["value"]
+        for row in json.loads(command("plan", "tiny.bl", "--json").out)["hypergradients"][0]["candidates"]
+        if "bytes" in row
+    }
+    first = int(peaks["rmd(order = 1)"]) + 1
+    assert first < min(peaks[mode] for mode in peaks if mode != "rmd(order = 1)")
+    said = command("plan", "tiny.bl", "--limit", f"memory={first}B")
+    assert said.code == 4 and "--allow biased     rmd(order = 1) needs" in said.err
+    assert command("plan", "tiny.bl", "--limit", f"memory={first}B", "--allow", "biased").code == 0
+    said = command("plan", "tiny.bl", "--limit", f"memory={first}B", "schedule.adapt=fmd")
+    assert said.code == 3 and "error[B502]" in said.err and "adapt : rmd(order = 1)" in said.err
     assert command("plan", "tiny.bl", "--limit", "memory=1 kilo").code == 3
 
 

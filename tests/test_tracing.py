@@ -126,3 +126,13 @@ def test_conv4_takes_less_than_a_second() -> None:
     found = predicted(plan, parts)
     assert time.process_time() - began < 1.0
     assert 1e11 < found.flop < 1e13
+
+
+def test_a_param_that_counts_steps_and_iterates_is_cut_with_them() -> None:
+    text = sine("rmd", "for K steps").replace("level meta", "param K = 9\nlevel meta")
+    text = text.replace("mean[task] mean(mse(net[w](task", "mean[task] sum[k in 1..K] mean(mse(net[w@k](task")
+    plan = plan_text(text)
+    parts = parts_of(plan)
+    found, (real, _) = predicted(plan, parts), measured(plan, parts)
+    assert found.flop == pytest.approx(real.flop, rel=1e-12)
+    assert found.peak == pytest.approx(real.peak, rel=0.02)
