@@ -60,7 +60,8 @@ def test_what_is_not_there_is_refused(run: bilevel.Run, level: str, given: dict[
 
 def test_a_plan_says_why() -> None:
     plan = bilevel.compile(RECIPE).plan
-    assert "chosen" in plan.why("adapt", "rmd")
+    assert "chosen" in plan.why("adapt", plan.choices["adapt"].mode)
+    assert "more time" in plan.why("adapt", "rmd")
     assert "start" in plan.why("adapt", "ift")
     with pytest.raises(RecipeError):
         plan.why("adapt", "magic")
