@@ -245,6 +245,8 @@ class Variable:
     span: Span
     kept: tuple[str, tuple[float, ...]] | None = None
     """a domain that the variable's solver keeps by itself; then `domain` is None and no coordinates are changed"""
+    sizes: tuple[Expr, ...] = ()
+    """what stands in the brackets of `real[src.shape]`, where the parts say the shape; `type` is unranked then"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from bilevel import ir, pipeline
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.binding import Parts, bind
 from bilevel.costs import Calibration, current
+from bilevel.elements import check_sizes
 from bilevel.errors import fail
 from bilevel.explain import plan_text
 from bilevel.facts import Facts
@@ -131,6 +132,7 @@ def compile(
     plan = pipeline.plan(recipe.program, allow, decided)
     bound = bind(plan.program, known, parts, _device(device), dtype)
     check_trees(plan.program, bound)
+    check_sizes(plan.program, bound)
     check_samples(plan.program, bound)
     if decided is None:
         plan = costed(plan, bound, read_limit(limit, bound.device), allow, calibration or current(), every=False)

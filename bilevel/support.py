@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
-from bilevel.dsl.datatypes import Array, ListType, Records, Tree
+from bilevel.dsl.datatypes import ListType, Records, Tree
 from bilevel.dsl.noises import is_noisy
 from bilevel.dsl.solvers import RATES
 from bilevel.errors import Diagnostic, Span
@@ -42,6 +42,7 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
     """A message for every part of a checked program that this version has no code for."""
     for level in program.walk_levels():
         yield from _variables(level)
+        yield from _sizes(program, level)
         yield from _indices(level)
         yield from _draws(level)
         yield from _solvers(level)
@@ -66,8 +67,6 @@ def _variables(level: ir.Level) -> Iterator[Diagnostic]:
     for variable in level.variables:
         if isinstance(variable.type, Tree) and not all(isinstance(count, int) for count in variable.type.count):
             yield _missing(f"`{variable.name}`, which is as many trees as the data say,", variable.span)
-        if isinstance(variable.type, Array) and not variable.type.ranked:
-            yield _missing(f"`{variable.name}`, whose shape comes from the data,", variable.span)
         if variable.domain is not None and variable.domain not in DOMAINS:
             yield _missing(f"the domain `{variable.domain}`", variable.span, f"one of {', '.join(DOMAINS)}")
         warm = isinstance(variable.start, ir.Builtin) and variable.start.function == "warm"
@@ -97,6 +96,14 @@ def _continued(program: ir.Program, level: ir.Level) -> Iterator[Diagnostic]:
 
 def _scheduled(argument: ir.Expr) -> bool:
     return isinstance(argument, ir.Builtin) and argument.function in RATES
+
+
+def _sizes(program: ir.Program, level: ir.Level) -> Iterator[Diagnostic]:
+    """What parts say of a shape is known before the run; what a draw says is not."""
+    known = {u.name for u in program.uses} | {p.name for p in program.params} | set(level.lists)
+    for size in (s for variable in level.variables for s in variable.sizes):
+        if not size.reads <= known:
+            yield _missing(f"a shape that `{size.span.text}` gives", size.span, "a field of a part")
 
 
 def _indices(level: ir.Level) -> Iterator[Diagnostic]:

@@ -1,7 +1,8 @@
 """Parameter trees against the networks they belong to: asked once these are built, since a recipe cannot know them.
 
 Takes a checked program and its parts. Reports B304 (parameters of a network that are given twice or not at all),
-B305 (a start with other names or shapes than the variable) and B206 (a named output that the module does not have).
+B305 (a start with other names or shapes than the variable) and B206 (a named output that the module does not have);
+for networks of lists and pairs where one element does not fit.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from bilevel import ir
 from bilevel.backends.torch_func.sampling import matching, zeros_like_kind
 from bilevel.binding import Parts
 from bilevel.dsl import nodes
-from bilevel.dsl.datatypes import Stream, Tree, Type, Union
+from bilevel.dsl.datatypes import ListType, Stream, Tree, Type, Union
 from bilevel.dsl.walk import walk
+from bilevel.elements import views
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
 
 Tensors = Mapping[str, torch.Tensor]
@@ -26,17 +28,21 @@ Tensors = Mapping[str, torch.Tensor]
 def check_trees(program: ir.Program, parts: Parts) -> None:
     """Raises RecipeError with every `net[...]` that does not give each parameter once, and every unfit start."""
     problems: dict[Span, Diagnostic] = {}
-    for level in program.walk_levels():
-        for expr in _expressions(level):
-            for problem in _without_output(parts, expr):
-                problems.setdefault(_place(problem), problem)
-            for problem in _incomplete(program, parts, expr, None):
-                problems.setdefault(_place(problem), problem)
-        for variable in level.variables:
-            for problem in _unfit_start(program, parts, variable):
-                problems.setdefault(_place(problem), problem)
+    for view in views(program, parts):
+        for problem in _problems(program, view):
+            problems.setdefault(_place(problem), problem)
     if problems:
         raise RecipeError(sorted(problems.values(), key=lambda d: (_place(d).source.name, _place(d).start)))
+
+
+def _problems(program: ir.Program, parts: Parts) -> Iterator[Diagnostic]:
+    """What is wrong with one element of each list."""
+    for level in program.walk_levels():
+        for expr in _expressions(level):
+            yield from _without_output(parts, expr)
+            yield from _incomplete(program, parts, expr, None)
+        for variable in level.variables:
+            yield from _unfit_start(program, parts, variable)
 
 
 def _without_output(parts: Parts, expr: ir.Expr) -> Iterator[Diagnostic]:
@@ -98,13 +104,20 @@ def _applied(learned: ir.Item) -> ir.Expr:
 
 def _incomplete(program: ir.Program, parts: Parts, expr: ir.Expr, call: ir.CallLet | None) -> Iterator[Diagnostic]:
     """The networks in an expression whose parameters are not given once each; `call` is the let around it."""
-    if isinstance(expr, ir.Apply) and isinstance(expr.network, ir.Read) and expr.parameters:
-        problem = _check_groups(program, parts, expr, expr.network.name)
+    if isinstance(expr, ir.Apply) and expr.parameters:
+        problem = _check_groups(program, parts, expr, _path(expr.network))
         if problem is not None:
             yield problem if call is None else _called(problem, call)
     inner = call or (expr if isinstance(expr, ir.CallLet) else None)
     for child in ir.children(expr):
         yield from _incomplete(program, parts, child, inner)
+
+
+def _path(network: ir.Expr) -> str:
+    """`net`, or `p.net`."""
+    if isinstance(network, ir.Field):
+        return f"{_path(network.base)}.{network.name}"
+    return network.name if isinstance(network, ir.Read) else ""
 
 
 def _check_groups(program: ir.Program, parts: Parts, expr: ir.Apply, name: str) -> Diagnostic | None:
@@ -241,6 +254,9 @@ def _other_parameters(
 ) -> Diagnostic:
     assert isinstance(variable.type, Tree)
     declared = next(n for n in walk(program.recipe) if isinstance(n, nodes.Variable) and n.span == variable.span)
+    index = _index_of(program, variable.type)
+    if index is not None:
+        return _no_start_for_all(index, variable, start, found, Related(declared.type.span, wanted))
     return Diagnostic(
         "B305",
         f"`{variable.name}` cannot start from `{start.span.text}`: different parameters",
@@ -249,4 +265,28 @@ def _other_parameters(
         (Related(declared.type.span, wanted),),
         why="a start value needs the same names and shapes as the variable",
         fix=f"from init({variable.type.net})",
+    )
+
+
+def _index_of(program: ir.Program, type_: Tree) -> ir.Index | None:
+    """The index over a list that gives a variable its network."""
+    name = type_.net.partition(".")[0]
+    found = (i for level in program.walk_levels() for i in level.indices if i.name == name)
+    return next((i for i in found if isinstance(i.source.type, ListType)), None)
+
+
+def _no_start_for_all(
+    index: ir.Index, variable: ir.Variable, start: ir.Expr, found: str, declared: Related
+) -> Diagnostic:
+    """MAML over networks that share no parameters."""
+    assert isinstance(variable.type, Tree)
+    return Diagnostic(
+        "B305",
+        f"`{variable.name}` cannot start from `{start.span.text}` for every `{index.name}`: different parameters",
+        start.span,
+        found,
+        (declared, Related(index.span, f"`{index.name}` is one after the other of these")),
+        why="incongruous tasks: networks with other parameters have no start in common",
+        fix="learn the solver in place of the start, as the recipe lft does:  psi : params(opt), by opt[psi]\n"
+        f"and from init({variable.type.net})",
     )

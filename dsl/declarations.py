@@ -28,6 +28,7 @@ from bilevel.dsl.functions import DOMAINS
 from bilevel.dsl.mismatch import check_count
 from bilevel.dsl.nearest import nearest
 from bilevel.dsl.parts import constant
+from bilevel.dsl.scope import Symbol
 from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, Edit, Related
 
@@ -64,9 +65,17 @@ def _variable_type(checker: Checker, level: str, type_: nodes.Type) -> Type:
     return _tree_type(checker, level, type_)
 
 
+def _given_sizes(checker: Checker, place: Place, type_: nodes.Type) -> tuple[ir.Expr, ...]:
+    """The sizes of `real[src.shape]`, whose fields only the parts know; nothing where the recipe knows all."""
+    if not isinstance(type_, nodes.RealType) or not any(isinstance(s, nodes.Attribute) for s in type_.sizes):
+        return ()
+    return tuple(check_expr(checker, place, size) for size in type_.sizes)
+
+
 def _declared_size(checker: Checker, level: str, node: nodes.Expr) -> int | str:
     problems = len(checker.problems)
-    check_expr(checker, Place(level), node)
+    found = check_expr(checker, Place(level), node)
+    _check_shared(checker, level, node, found)
     size = size_of(checker, node)
     value = constant(node, checker.constants)
     if len(checker.problems) == problems and value is not None and (not isinstance(value, int) or value < 1):
@@ -76,12 +85,34 @@ def _declared_size(checker: Checker, level: str, node: nodes.Expr) -> int | str:
     return size
 
 
+def _check_shared(checker: Checker, level: str, node: nodes.Expr, shaped: ir.Expr) -> None:
+    """B313 where the variable of a level is shaped like the elements of an index that this very level opens."""
+    for name in sorted(shaped.reads):
+        symbol = checker.scope.look(level, name)
+        if symbol is not None and symbol.kind == "index" and symbol.level == level:
+            checker.report(_not_shared(node, symbol))
+
+
+def _not_shared(node: nodes.Expr, symbol: Symbol) -> Diagnostic:
+    return Diagnostic(
+        "B313",
+        f"one variable of `{symbol.level}` cannot be shaped like every `{symbol.name}`",
+        node.span,
+        f"differs from one `{symbol.name}` to the next",
+        (Related(symbol.span, f"`{symbol.level}` has one value of its variables for all of these"),),
+        why="incongruous tasks, which do not share the shapes of what is fitted, have no start in common",
+        fix="learn the solver in place of the start, as the recipe lft does:  psi : params(opt), by opt[psi]\n"
+        f"or one network for all:  use net = ...  without `each {symbol.name}`",
+    )
+
+
 def _tree_type(checker: Checker, level: str, type_: nodes.TreeType) -> Type:
     net = next((a.value for a in type_.arguments if a.name is None), None)
     if type_.kind not in TREES or net is None:
         checker.report(_no_type(type_))
         return Unknown("error")
     found = check_expr(checker, Place(level), net)
+    _check_shared(checker, level, net, found)
     given = found.type
     if isinstance(found, ir.Field) and isinstance(found.base.type, Model):
         checker.report(_output_of(net, found.base))
@@ -110,6 +141,8 @@ def _no_type(type_: nodes.TreeType) -> Diagnostic:
 
 
 def _no_network(net: nodes.Expr, given: Type) -> Diagnostic:
+    if isinstance(given, ListType):
+        return _several_networks(net, given)
     return Diagnostic(
         "B310",
         f"`{net.span.text}` is {given}, and has no parameters",
@@ -117,6 +150,18 @@ def _no_network(net: nodes.Expr, given: Type) -> Diagnostic:
         str(given),
         why="params(net) has the shapes of the parameters of a network",
         fix="the name of a network that stands in a `use` line",
+    )
+
+
+def _several_networks(net: nodes.Expr, given: ListType) -> Diagnostic:
+    return Diagnostic(
+        "B310",
+        f"`{net.span.text}` is {given}, whose networks need not have the same parameters",
+        net.span,
+        str(given),
+        why="params(net) has the shapes of the parameters of one network",
+        fix=f"each net in {net.span.text}, and params(net) in a level inside\n"
+        "what is shared by all of them is a learned solver, as in the recipe lft, and no start",
     )
 
 
@@ -237,6 +282,7 @@ def check_variable(checker: Checker, place: Place, node: nodes.Variable) -> list
     start = None if node.start is None else check_expr(checker, place, node.start)
     if start is not None:
         _check_counter(checker, place, start)
+    sizes = _given_sizes(checker, place, node.type)
     found: list[ir.Variable] = []
     for name in node.names:
         type_ = checker.types.get((place.level, name), Unknown())
@@ -244,7 +290,7 @@ def check_variable(checker: Checker, place: Place, node: nodes.Variable) -> list
             _check_start(checker, node, type_, start)
         elif isinstance(type_, Array) or (isinstance(type_, Tree) and type_.kind != "params"):
             checker.report(_no_start(node, name))
-        found.append(ir.Variable(name, type_, domain, arguments, start, node.span))
+        found.append(ir.Variable(name, type_, domain, arguments, start, node.span, sizes=sizes))
     return found
 
 

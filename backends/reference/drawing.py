@@ -220,6 +220,9 @@ def _first(variable: ir.Variable, level: ir.Level, key: Tensor, scope: Scope) ->
             return distribution(expr, own, scope, like, ())
         return _spread(evaluate(expr, scope), like)
     shape = tuple(scope.whole(s) for s in type_.shape) if isinstance(type_, Array) else ()
+    for size in variable.sizes:
+        given = evaluate(size, scope)
+        shape += tuple(given) if isinstance(given, list | tuple) else (int(given),)
     if isinstance(expr, ir.Builtin) and expr.function in DISTRIBUTIONS:
         return distribution(expr, own, scope, NOTHING, shape)
     zero = torch.zeros(shape, dtype=torch.float64)

@@ -133,7 +133,7 @@ def start(writer: Writer, program: ir.Program, level: ir.Level, variable: ir.Var
         return for_members(writer, program, level, fresh)
     if isinstance(expr, ir.Builtin) and expr.function in ("normal", "uniform"):
         keys = copy_key(writer, program, key, level.batched)
-        like, shape = template(writer, variable.type)
+        like, shape = template(writer, variable)
         drawn = distribution(writer, expr, keys, like, variable.type, shape)
         return for_members(writer, program, level, drawn)
     if isinstance(expr, ir.Builtin) and expr.function == "identity":
@@ -167,16 +167,24 @@ def part(type_: Tree) -> str:
     return f", without={type_.part.except_!r}" if type_.part.except_ is not None else ""
 
 
-def template(writer: Writer, type_: Type) -> tuple[str, tuple[str, ...]]:
+def template(writer: Writer, variable: ir.Variable) -> tuple[str, tuple[str, ...]]:
     """What a random start is shaped like: a tree, or an array with this shape."""
+    type_ = variable.type
     if isinstance(type_, Tree):
         if type_.kind != "params":
             like = f'{network_name(writer, type_)}.like("{type_.kind}"{part(type_)})'
         else:
             like = f"{network_name(writer, type_)}.select({part(type_).removeprefix(', ')})"
         return _several_trees(type_, like), ()
-    assert isinstance(type_, Array)
-    return "", tuple(str(s) for s in type_.shape)
+    return "", shape_of(writer, variable)
+
+
+def shape_of(writer: Writer, variable: ir.Variable) -> tuple[str, ...]:
+    """The sizes of an array; those that the parts say are one or several each."""
+    assert isinstance(variable.type, Array)
+    if variable.sizes:
+        return tuple(f"*sizes({write(writer, size)})" for size in variable.sizes)
+    return tuple(str(s) for s in variable.type.shape)
 
 
 def _several_trees(type_: Tree, text: str) -> str:
@@ -190,11 +198,11 @@ def _shaped(writer: Writer, variable: ir.Variable, expr: ir.Expr) -> str:
     if not is_number(expr.type):
         return text
     if isinstance(variable.type, Tree):
-        like, _ = template(writer, variable.type)
+        like, _ = template(writer, variable)
         return f"filled({like}, {text})" if isinstance(expr, ir.Constant) else f"add(zeros({like}), {text})"
-    assert isinstance(variable.type, Array)
-    shape = "".join(f"{s}, " for s in variable.type.shape)
-    if isinstance(expr, ir.Read) and expr.depends and not variable.type.shape:
+    sizes = shape_of(writer, variable)
+    shape = "".join(f"{s}, " for s in sizes)
+    if isinstance(expr, ir.Read) and expr.depends and not sizes:
         return text
     if isinstance(expr, ir.Constant):
         return f"torch.full(({shape}), {text}, device=device, dtype=dtype)"

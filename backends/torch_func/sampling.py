@@ -25,6 +25,11 @@ def numbers(count: int, like: Tensor) -> Tensor:
     return torch.arange(count, device=like.device)
 
 
+def sizes(given: Any) -> tuple[int, ...]:
+    """What a part says of a shape, one whole number or several, as a tuple."""
+    return (int(given),) if isinstance(given, int) else tuple(int(size) for size in given)
+
+
 def length(source: Tree, axis: int = 0) -> int:
     """The number of samples of a finite source, or of copies along an axis."""
     return int(leaves(source)[0].shape[axis])

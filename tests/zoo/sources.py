@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.dsl.datatypes import ListType, integer, real, record, records
+from bilevel.dsl.datatypes import ListType, Unknown, integer, real, record, records
 from bilevel.registry import data, solver
 
-__all__ = ["heaps", "heavy", "labelled", "points", "quadratics"]
+__all__ = ["framed", "heaps", "heavy", "labelled", "points", "quadratics"]
 
 
 class Points(NamedTuple):
@@ -73,3 +73,17 @@ def quadratics(count: int = 3) -> Quadratics:
     C = torch.stack(rows, -2)
     b = torch.stack([1 + 0.3 * number, 1 - 0.4 * number], -1)
     return Quadratics(Quadratic(C @ C.mT, b, torch.stack([0.5 - number, 2 + 0.5 * number], -1)))
+
+
+class Framed(NamedTuple):
+    x: Tensor
+    shape: tuple[int, ...]
+    rows: int
+    columns: int
+
+
+@data(yields=record(x=real("rows", "columns"), shape=Unknown(), rows=Unknown(), columns=Unknown()))
+def framed(rows: int = 2, columns: int = 3) -> Framed:
+    """Numbers x real[rows, columns], from whole ones, whose shape the part says."""
+    number = torch.arange(rows * columns, dtype=torch.float64).reshape(rows, columns)
+    return Framed(((7 * number + 3) % 11 - 5) / 5, (rows, columns), rows, columns)
