@@ -54,6 +54,8 @@ class Function:
     doc: str
     body: tuple[Statement, ...]
     at: str = ""
+    kernel: bool = False
+    """whether it may be traced and compiled"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ def _block(body: tuple[Statement, ...], depth: int) -> Iterator[str]:
 
 def _function(function: Function, depth: int) -> Iterator[str]:
     pad = "    " * depth
+    if function.kernel:
+        yield f"{pad}@kernels.kernel"
     head = f"def {function.name}({', '.join(function.parameters)}):"
     yield from _noted(_wrapped(pad, head), function.at)
     if function.doc:

@@ -256,7 +256,7 @@ def recomputed(adjoint: Unroll, steps: int) -> tuple[int, int]:
     runs = segments(steps, count) if even else binomial_segments(steps, count)
     kept = [walk.state() for _ in runs]
     end = walk.state()
-    (walk_back if even else walk_back_binomial)(lambda state, step: None, walk.advance, kept, steps, count)
+    (walk_back if even else walk_back_binomial)(lambda states, first, last: None, walk.advance, kept, steps, count)
     del end
     return walk.again, walk.most
 

@@ -22,11 +22,33 @@ from bilevel.backends.torch_func.coder import (
     steps_text,
 )
 from bilevel.backends.torch_func.forward import checkpoint_count
-from bilevel.backends.torch_func.implicit import pullback_body
-from bilevel.backends.torch_func.steps import count_text, gradient_call, keys, step_body, targets
+from bilevel.backends.torch_func.implicit import product_functions, pullback_body
+from bilevel.backends.torch_func.steps import (
+    count_text,
+    gradient_call,
+    keys,
+    level_parameters,
+    over_run,
+    run_given,
+    runs,
+    targets,
+    traceable,
+)
 from bilevel.kinds import moves_by_next
 from bilevel.modes import Adjoint, Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.plan import Step
+
+
+def pullback_functions(coder: Coder, step: Step) -> list[Function]:
+    """`LEVEL_pullback`, and before it the functions of the walk through its steps that can become kernels."""
+    level = coder.program.level(step.level)
+    adjoint = coder.plan.choices[level.name].adjoint
+    unroll = adjoint.inner if isinstance(adjoint, Leaping) else adjoint
+    walks = isinstance(unroll, Unroll) and unroll.store != "residuals"
+    back = [_back_function(coder, level, unroll)] if isinstance(unroll, Unroll) and walks else []
+    back += _start_functions(coder, level) if isinstance(unroll, Unroll) else []
+    back += product_functions(coder, level) if isinstance(adjoint, Implicit) else []
+    return [*back, pullback_function(coder, step)]
 
 
 def pullback_function(coder: Coder, step: Step) -> Function:
@@ -93,7 +115,7 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
     alone = [] if cut else _start_only(coder, level)
     if adjoint.update:
         zero = [Assign(f"d_{t}", f"zeros({t})") for t in names]
-        return [_no_solver(coder, level, adjoint), *zero, *_over_window(coder, level, adjoint)]
+        return [_no_solver(coder, level, adjoint), *zero, *_over_window(coder, level)]
     body: list[Statement] = [_no_solver(coder, level, adjoint)]
     body += [Assign("taken", "states[-1][-1]")] * (stopping.unrolled(coder, level) and adjoint.store != "residuals")
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in alone]
@@ -103,7 +125,7 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
         case "residuals":
             body += _over_residuals(coder, level)
         case "even" | "binomial":
-            body += _over_checkpoints(coder, level, adjoint, names)
+            body += _over_checkpoints(coder, level, adjoint)
     return body if cut else [*body, *_pull_start(coder, level)]
 
 
@@ -113,12 +135,52 @@ def _no_solver(coder: Coder, level: ir.Level, adjoint: Unroll) -> Statement:
     return Assign("d_solver", f"zeros(states[-1][1]{own_state})")
 
 
-def _over_window(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
+def _changed(coder: Coder, level: ir.Level) -> list[str]:
+    """The cotangents that a walk through some steps changes."""
+    alone = [] if _is_cut(coder, level) else _start_only(coder, level)
+    names = [t for t in targets(coder, level) if t not in alone]
+    return [_packed_cotangent(own(coder, level)), "d_solver", *(f"d_{t}" for t in names)]
+
+
+def _is_cut(coder: Coder, level: ir.Level) -> bool:
+    """Whether the walk ends before the start."""
+    adjoint = coder.plan.choices[level.name].adjoint
+    return isinstance(adjoint, Unroll) and adjoint.window is not None
+
+
+def _back_function(coder: Coder, level: ir.Level, adjoint: Unroll) -> Function:
+    """The walk back through some steps: a function of tensors without control flow, which can become a kernel."""
+    changed = _changed(coder, level)
+    given = [coder.writer.name(n) for n in level.names] if coder.plan.facts[level.name].iterates else []
+    more = {"state": "states", **{f"given_{n}": f"given_{n}_at" for n in given}}
+    body = over_run(coder, level, more, True, _one_step(coder, level, adjoint))
+    inner = level_parameters(coder, level, ["objective", "gradient", "update"])
+    lists = ["states", "steps", "keys", "drawn", "taken", *more.values(), *changed]
+    # A cotangent of a list of iterates has the name that the walk gives to its entries.
+    parameters = [*lists, *(p for p in [*inner, *targets(coder, level)] if p not in lists)]
+    doc = f"Cotangents of the states of {level.name} before some steps, and of what these read, from those after them."
+    lines: list[Statement] = [body, Return(", ".join(changed))]
+    return coder.function(f"{level.name}_back", parameters, doc, lines, None, 2, kernel=traceable(coder, level))
+
+
+def _walk(coder: Coder, level: ir.Level, first: str, last: str, offset: str) -> list[Statement]:
+    """Back through the steps first..last-1; `states` begins with the one before step `offset`."""
+    shift = "" if offset == "0" else f", {offset}"
+    given = {"states": f"within(states, steps{shift})", **run_given(coder, level)}
+    if coder.plan.facts[level.name].iterates:
+        for name in map(coder.writer.name, level.names):
+            some = f"[d_{name}_at.get(step) for step in steps]"  # by number of the step: a window has not all
+            given[f"given_{name}_at"] = some if is_windowed(coder.plan, level) else f"within(d_{name}_at, steps)"
+    call = coder.call(f"{level.name}_back", **given)
+    left = ", ".join(_changed(coder, level))
+    return [Loop("steps", f"reversed({runs(level, first, last)})", (Assign(left, call),))]
+
+
+def _over_window(coder: Coder, level: ir.Level) -> list[Statement]:
     """The steps of one window, which began with step `first`; the start belongs to the first window."""
-    body = _one_step(coder, level, adjoint, "states[step - first]")
     start = _pull_start(coder, level)
     last = "first + len(states) - 1"
-    lines: list[Statement] = [*keys(coder, level, last), Loop("step", f"reversed(range(first, {last}))", tuple(body))]
+    lines: list[Statement] = [*keys(coder, level, last), *_walk(coder, level, "first", last, "first")]
     return [*lines, *([If("first == 0", tuple(start))] if start else [])]
 
 
@@ -126,17 +188,13 @@ def _over_states(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Stateme
     """All states (or those of the last steps) are at hand."""
     steps = "len(states) - 1"
     if adjoint.window is not None and coder.plan.facts[level.name].iterates:
-        body = _one_step(coder, level, adjoint, "states[step]")
-        last = f"reversed(range(max(0, {steps} - {adjoint.window}), {steps}))"
-        return [*keys(coder, level, steps), Loop("step", last, tuple(body))]
+        return [*keys(coder, level, steps), *_walk(coder, level, f"max(0, {steps} - {adjoint.window})", steps, "0")]
     if adjoint.window is not None:
         # Numbers of steps count from the start, also where only the last states are kept.
         total = steps_text(coder, level)
-        lines: list[Statement] = [Assign("dropped", f"{total} - len(states) + 1")]
-        body = _one_step(coder, level, adjoint, "states[step - dropped]")
-        return [*lines, *keys(coder, level, total), Loop("step", f"reversed(range(dropped, {total}))", tuple(body))]
-    body = _one_step(coder, level, adjoint, "states[step]")
-    return [*keys(coder, level, steps), Loop("step", f"reversed(range({steps}))", tuple(body))]
+        lines: list[Statement] = [Assign("dropped", f"{total} - len(states) + 1"), *keys(coder, level, total)]
+        return [*lines, *_walk(coder, level, "dropped", total, "dropped")]
+    return [*keys(coder, level, steps), *_walk(coder, level, "0", steps, "0")]
 
 
 def _over_residuals(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -147,22 +205,20 @@ def _over_residuals(coder: Coder, level: ir.Level) -> list[Statement]:
     body: list[Statement] = [Assign(left, f"states[step + 1][2](({cotangent}, d_solver))")]
     body += _accumulate([t for t in names if t not in alone])
     if coder.plan.facts[level.name].iterates:
-        body += _inject(coder, level, cotangent)
+        given = [coder.writer.name(n) for n in level.names]
+        body += [Assign(f"given_{n}", f"d_{n}_at[step]") for n in given]
+        body += [Assign("state", "states[step]"), *_inject(coder, level, cotangent)]
     return [Loop("step", "reversed(range(len(states) - 1))", tuple(body))]
 
 
-def _over_checkpoints(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) -> list[Statement]:
-    """States between checkpoints are computed again; `back` is one step of the walk."""
+def _over_checkpoints(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
+    """States between checkpoints are computed again; `back` walks through some steps."""
     steps = steps_text(coder, level)
-    cotangent = _packed_cotangent(own(coder, level))
-    alone = _start_only(coder, level)
-    changed = [cotangent, "d_solver", *(f"d_{t}" for t in names if t not in alone)]
-    back = Function(
-        "back",
-        ("state", "step"),
-        "",
-        (Assign("", f"nonlocal {', '.join(changed)}"), *_one_step(coder, level, adjoint, "state")),
+    again = (
+        Assign("", f"nonlocal {', '.join(_changed(coder, level))}"),
+        *_walk(coder, level, "first", "last", "first"),
     )
+    back = Function("back", ("states", "first", "last"), "", again)
     advance = coder.call(f"{level.name}_advance", keep="True")
     walk = "walk_back" if adjoint.store == "even" else "walk_back_binomial"
     count = checkpoint_count(adjoint, steps)
@@ -268,17 +324,17 @@ def _to_free(coder: Coder, level: ir.Level, state: str) -> list[Statement]:
     return lines
 
 
-def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll, state: str) -> list[Statement]:
+def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
     """One step of the walk, from the state before the step."""
     names = own(coder, level)
     x, cotangent = pack(names), _packed_cotangent(names)
-    lines: list[Statement] = [Assign(f"{x}, {slot(coder, level)}", f"{state}[:2]"), *step_body(coder, level)]
+    lines: list[Statement] = [Assign(f"{x}, {slot(coder, level)}", "state[:2]")]
     lines += [stopping.MASK] * stopping.unrolled(coder, level)
     if moves_by_next(level):
         return [*lines, *_pull_next(coder, level, x, cotangent)]
     if adjoint.gradient == "unused":
         lines.append(Comment("the update is linear in the gradient: its vjp does not depend on the value"))
-    lines.append(Assign("gradient", _gradient_value(coder, level, adjoint, x, state)))
+    lines.append(Assign("gradient", _gradient_value(coder, level, adjoint, x)))
     lines += _pull_update(coder, level, x, cotangent)
     if adjoint.product == "mixed":
         lines += _mixed(coder, level, x, cotangent)
@@ -289,12 +345,12 @@ def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll, state: str) -> lis
     return lines
 
 
-def _gradient_value(coder: Coder, level: ir.Level, adjoint: Unroll, x: str, state: str) -> str:
+def _gradient_value(coder: Coder, level: ir.Level, adjoint: Unroll, x: str) -> str:
     match adjoint.gradient:
         case "kept":
-            return f"{state}[2]"
+            return "state[2]"
         case "again":
-            return gradient_call(coder, level, key="keys[step]")
+            return gradient_call(coder, level, key="step_key")
     return f"zeros({x})"
 
 
@@ -302,7 +358,7 @@ def _pull_next(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[St
     """A step that is an expression, pulled back as a whole."""
     name = x if len(level.variables) == 1 else "variables"
     through = [t for t in targets(coder, level) if t in coder.known[f"{level.name}_update"]]
-    call = coder.call(f"{level.name}_update", count="step", key="keys[step]")
+    call = coder.call(f"{level.name}_update", count="step", key="step_key")
     call = stopping.masked(coder, level, call, name)
     inner = ", ".join([name, *through])
     left = ", ".join([cotangent, *(f"more_{t}" for t in through)])
@@ -367,7 +423,7 @@ def _reverse(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Stat
     through = [t for t in map(coder.writer.name, facts.entering("objective", "inner")) if t in parameters]
     names = [*own(coder, level), *through]
     left = [*(f"more_{n}" for n in own(coder, level)), *(f"more_{t}" for t in through)]
-    call = gradient_call(coder, level, key="keys[step]")
+    call = gradient_call(coder, level, key="step_key")
     back = pack([f"more_{n}" for n in own(coder, level)])
     lines: list[Statement] = [
         Assign("_, pull", f"vjp(lambda {', '.join(names)}: {call}, {', '.join(names)})"),
@@ -383,7 +439,7 @@ def _inject(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
         # Only the start is an iterate of the window that stands before its first step, and of the first window alone.
         return [
             If(
-                " and ".join(f"step in d_{coder.writer.name(n)}_at" for n in level.names),
+                " and ".join(f"given_{coder.writer.name(n)} is not None" for n in level.names),
                 tuple(_injected(coder, level, cotangent)),
             )
         ]
@@ -394,10 +450,8 @@ def _injected(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
     lines: list[Statement] = []
     for variable in level.variables:
         value = coder.writer.name(variable.name)
-        lines.append(
-            Assign(f"d_{value}" if variable.domain or len(level.variables) > 1 else "moved", f"d_{value}_at[step]")
-        )
-    lines += _to_free(coder, level, "states[step][0]")
+        lines.append(Assign(f"d_{value}" if variable.domain or len(level.variables) > 1 else "moved", f"given_{value}"))
+    lines += _to_free(coder, level, "state[0]")
     names = own(coder, level)
     if len(names) == 1:
         extra = f"d_{names[0]}" if level.variables[0].domain else "moved"
@@ -413,21 +467,39 @@ def _inject_restricted(coder: Coder, level: ir.Level) -> list[Statement]:
     variable = level.variables[0]
     name = coder.writer.name(variable.name)
     call = domain_call(variable, "free")
-    return [Assign("(moved,)", f"vjp(lambda free: {call}, states[step][0])[1](d_{name}_at[step])")]
+    return [Assign("(moved,)", f"vjp(lambda free: {call}, state[0])[1](given_{name})")]
+
+
+def _start_reads(coder: Coder, level: ir.Level) -> list[str]:
+    """The targets that the start reads; a warm start is a constant."""
+    through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("start")]
+    return [t for t in through if t in coder.known[f"{level.name}_start"] and not is_warm(level)]
+
+
+def _start_functions(coder: Coder, level: ir.Level) -> list[Function]:
+    """The start, pulled back to what it reads."""
+    start, through = f"{level.name}_start", _start_reads(coder, level)
+    if not through:
+        return []
+    cotangent = _packed_cotangent(own(coder, level))
+    names = ", ".join(through)
+    body: list[Statement] = [
+        Assign("_, pull", f"vjp(lambda {names}: {coder.call(start)}, {names})"),
+        Return(f"pull({cotangent})"),
+    ]
+    doc = f"Cotangents of {names} from that of where {level.name} starts."
+    parameters = [cotangent, *coder.known[start]]
+    return [coder.function(f"{level.name}_start_pullback", parameters, doc, body, None, 1, kernel=True)]
 
 
 def _pull_start(coder: Coder, level: ir.Level) -> list[Statement]:
-    """The start, pulled back to what it reads; a warm start is a constant."""
-    start = f"{level.name}_start"
-    through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("start")]
-    through = [t for t in through if t in coder.known[start]]
-    if not through or is_warm(level):
+    """The start, pulled back to what it reads."""
+    through = _start_reads(coder, level)
+    if not through:
         return []
-    cotangent = _packed_cotangent(own(coder, level))
     alone = [] if is_windowed(coder.plan, level) else _start_only(coder, level)
     left = ", ".join(f"d_{t}" if t in alone else f"more_{t}" for t in through)
     return [
-        Assign("_, pull", f"vjp(lambda {', '.join(through)}: {coder.call(start)}, {', '.join(through)})"),
-        Assign(f"({left},)", f"pull({cotangent})"),
+        Assign(f"({left},)", coder.call(f"{level.name}_start_pullback")),
         *_accumulate([t for t in through if t not in alone]),
     ]

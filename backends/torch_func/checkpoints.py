@@ -1,7 +1,8 @@
 """Walking back through steps of which only some states were kept: the others are computed again.
 
-`advance(state, first, last)` gives the states of steps first..last, the given one first; `back(state, step)` pulls
-the cotangents back through one step. Every function here calls `back` once for each step, from the last to the first.
+`advance(state, first, last)` gives the states of steps first..last, the given one first; `back(states, first, last)`
+pulls the cotangents back through steps first..last-1, given the state before each. Every function here goes back
+through each step once, from the last to the first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 State = Any
 Advance = Callable[[Any, int, int], list[Any]]
-Back = Callable[[Any, int], None]
+Back = Callable[[list[Any], int, int], None]
 
 
 def segments(steps: int, count: int) -> list[tuple[int, int]]:
@@ -47,8 +48,7 @@ def walk_back(
         if last <= first:
             continue
         states = advance(kept[number], first, last)
-        for step in reversed(range(first, last)):
-            back(states[step - first], step)
+        back(states[:-1], first, last)
 
 
 def reach(snapshots: int, repeats: int) -> int:
@@ -93,10 +93,10 @@ def revolve(back: Back, advance: Advance, state: State, first: int, last: int, s
     if last <= first:
         return
     if last - first == 1:
-        back(state, first)
+        back([state], first, last)
     elif snapshots <= 1:
         for step in reversed(range(first, last)):
-            back(advance(state, first, step)[-1], step)
+            back([advance(state, first, step)[-1]], step, step + 1)
     else:
         split = first + middle(last - first, snapshots)
         revolve(back, advance, advance(state, first, split)[-1], split, last, snapshots - 1)

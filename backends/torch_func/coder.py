@@ -26,17 +26,25 @@ class Coder:
         return f"{name}({', '.join(replaced.get(p, p) for p in self.known[name])})"
 
     def function(
-        self, name: str, parameters: list[str], doc: str, body: list[Statement], span: Span | None, fixed: int = 0
+        self,
+        name: str,
+        parameters: list[str],
+        doc: str,
+        body: list[Statement],
+        span: Span | None,
+        fixed: int = 0,
+        kernel: bool = False,
     ) -> Function:
         """Make a function and remember its parameters, so that callers can be written.
 
-        Parameters that the body does not use are dropped, except the first `fixed`.
+        Parameters that the body does not use are dropped, except the first `fixed`. `kernel`: the function takes
+        tensors to tensors without control flow, and may be traced and compiled.
         """
         used = words(tuple(body))
         parameters = [p for i, p in enumerate(dict.fromkeys(parameters)) if i < fixed or p in used]
         self.known[name] = tuple(parameters)
         at = "" if span is None else f"{span.source.name.rpartition('/')[2]}:{span.line}"
-        return Function(name, tuple(parameters), doc, tuple(body), at)
+        return Function(name, tuple(parameters), doc, tuple(body), at, kernel)
 
     def needs(self, *names: str, without: tuple[str, ...] | list[str] = ()) -> list[str]:
         """The parameters of emitted functions together, in order, `key` last, some left out."""

@@ -19,7 +19,7 @@ HEADER = """from __future__ import annotations
 import hashlib
 import math
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 from itertools import pairwise
@@ -61,7 +61,12 @@ def emit(plan: Plan, version: str) -> str:
         functions += top.solve_functions(coder, level)
     result = top.phases(coder, plan)
     body: list[Statement] = [*_params(coder), *let_functions(coder.writer), *_titled(plan, functions), *result]
-    build = Function("build", (*_parts(coder), 'device="cpu"', "dtype=torch.float32"), _build_doc(plan), tuple(body))
+    build = Function(
+        "build",
+        (*_parts(coder), 'device="cpu"', "dtype=torch.float32", "kernels=Plain()"),
+        _build_doc(plan),
+        tuple(body),
+    )
     text = to_text(Module("", (build,))).partition("\n\n")[2]
     runtime = inline.runtime_text(f"{text} make_key")
     header = HEADER + ("import cma\nimport numpy\nimport copy\n" if "Evolution" in runtime else "")
@@ -97,6 +102,12 @@ def _writer(plan: Plan) -> Writer:
         "attach",
         "begun",
         "losses",
+        "run",
+        "back",
+        "slopes",
+        "product",
+        "cross_product",
+        "start_pullback",
     )
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
@@ -119,19 +130,19 @@ def _functions(coder: Coder, step: Step) -> list[Function]:
             level = coder.program.level(step.level)
             cut = windows.windowed(coder.plan, level)
             if valued.is_valued(level):
-                estimated = level.phases[0].estimator is not None
-                gradient = valued.estimate_function if estimated else gradients.gradient_function
                 losses = valued.losses_function(coder, level)
-                return [losses, gradient(coder, step)]
-            return [
-                windows.gradient_function(coder, level, *cut, step) if cut else gradients.gradient_function(coder, step)
-            ]
+                if level.phases[0].estimator is not None:
+                    return [losses, valued.estimate_function(coder, step)]
+                return [losses, *gradients.gradient_functions(coder, step)]
+            if cut:
+                return [windows.gradient_function(coder, level, *cut, step)]
+            return gradients.gradient_functions(coder, step)
         case "update":
             return [levels.update_function(coder, step)]
         case "forward":
             return forward_functions(coder, step)
         case "pullback":
-            return [adjoint.pullback_function(coder, step)]
+            return adjoint.pullback_functions(coder, step)
         case "step":
             return [top.hypergradient_function(coder, step), top.step_function(coder, step)]
         case "report":

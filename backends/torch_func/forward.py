@@ -16,11 +16,16 @@ from bilevel.backends.torch_func.steps import (
     carry,
     cold_begins,
     count_text,
+    each_step,
     gradient_of_step,
     keys,
     level_parameters,
+    over_run,
+    run_given,
+    runs,
     step_body,
     targets,
+    traceable,
 )
 from bilevel.dsl.noises import without_noise
 from bilevel.kinds import is_searched, kind, moves_by_next, tests_gradient
@@ -49,26 +54,29 @@ def _slope_functions(coder: Coder, level: ir.Level) -> list[Function]:
 
 def _by_steps(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
     """The functions of a level that is a number of steps, known before or decided by a test."""
+    tested = stopping.unrolled(coder, level)
     match coder.plan.choices[level.name].adjoint:
         case Unroll(update=True):
             return [
-                advance_function(coder, level),
+                *advance_functions(coder, level),
                 windows.begin_function(coder, level),
                 _plain(coder, level, step, None),
             ]
         case Unroll(store="residuals"):
             return [move_function(coder, level), _with_residuals(coder, level, step)]
         case Unroll(store="even" | "binomial") as adjoint:
-            return [advance_function(coder, level), _with_checkpoints(coder, level, step, adjoint)]
+            return [*advance_functions(coder, level), _with_checkpoints(coder, level, step, adjoint)]
         case Leaping() as leap:
-            return [_leaping(coder, level, step, leap)]
+            return [run_function(coder, level), _leaping(coder, level, step, leap)]
         case Tangents():
             return [move_function(coder, level), _with_tangents(coder, level, step)]
         case Unroll() as adjoint:
-            return [_plain(coder, level, step, adjoint)]
+            run = [] if tested else [run_function(coder, level, adjoint)]
+            return [*run, _plain(coder, level, step, adjoint)]
         case Implicit():
-            return [*implicit.slope_functions(coder, level), _plain(coder, level, step, None, ends=True)]
-    return [_plain(coder, level, step, None)]
+            slopes = implicit.slope_functions(coder, level)
+            return [*slopes, run_function(coder, level), _plain(coder, level, step, None, ends=True)]
+    return [*([] if tested else [run_function(coder, level)]), _plain(coder, level, step, None)]
 
 
 def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], kept: str) -> Function:
@@ -85,9 +93,9 @@ def _function(coder: Coder, level: ir.Level, step: Step, body: list[Statement], 
 def _update(coder: Coder, level: ir.Level, x: str) -> Assign:
     """The update of one step, along `gradient` or for `next` by itself; copies that have stopped stay."""
     if moves_by_next(level):
-        call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
+        call = coder.call(f"{level.name}_update", variables=x, count="counted(step)", key="step_key")
         return Assign(x, stopping.masked(coder, level, call, x))
-    call = coder.call(f"{level.name}_update", variables=x, count=count_text(coder, level))
+    call = coder.call(f"{level.name}_update", variables=x, count=f"counted({count_text(coder, level)})")
     return Assign(f"{x}, solver", stopping.masked(coder, level, call, x))
 
 
@@ -95,7 +103,7 @@ def _gradient(coder: Coder, level: ir.Level) -> list[Statement]:
     """The gradient of one step, of which `next` has none."""
     if moves_by_next(level):
         return []
-    return [gradient_of_step(coder, level, "keys[step]")]
+    return [gradient_of_step(coder, level, "step_key")]
 
 
 def _move(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
@@ -113,7 +121,8 @@ def _tested(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
         return []
     asked: list[Statement] = []
     if kind(level) == "fixed point":
-        asked = [Assign("moved", coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]"))]
+        call = coder.call(f"{level.name}_update", variables=x, count="counted(step)", key="step_key")
+        asked = [Assign("moved", call)]
     elif tests_gradient(level) and not (level.draws or level.indices):
         asked = _gradient(coder, level)
     return [*asked, *stopping.test(coder, level, x), Assign("taken", "taken + active")]
@@ -122,29 +131,61 @@ def _tested(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
 def _looped(coder: Coder, level: ir.Level, x: str, inside: list[Statement]) -> list[Statement]:
     """The loop over the steps of a level; `inside` follows the draws and the test of each step."""
     steps = steps_text(coder, level)
-    loop = (*step_body(coder, level), *_tested(coder, level, x), *inside)
-    return [*keys(coder, level, steps), *stopping.first(coder, level), Loop("step", f"range({steps})", loop)]
+    loop = each_step(coder, level, f"range({steps})", [*step_body(coder, level), *_tested(coder, level, x), *inside])
+    return [*keys(coder, level, steps), *stopping.first(coder, level), loop]
+
+
+def run_function(coder: Coder, level: ir.Level, adjoint: Unroll | None = None) -> Function:
+    """Some steps in one call: a function of tensors without control flow, which can become a kernel."""
+    x = pack(own(coder, level))
+    gradient, update = _gradient(coder, level), _update(coder, level, x)
+    stopped = stopping.unrolled(coder, level)
+    held = slot(coder, level)
+    body: list[Statement] = [Assign(f"{x}, {held}", "states[-1][:2]"), *[stopping.MASK] * stopped, *gradient]
+    if adjoint is not None and adjoint.gradient == "kept" and gradient:
+        body.append(Assign("states[-1]", "(*states[-1][:2], gradient)"))
+    body += [update, *_carry(coder, level), Assign("", f"states.append(({x}, {held}))")]
+    body.append(If("not keep", (Assign("", "del states[0]"),)))
+    lines: list[Statement] = [Assign("states", "[state]"), over_run(coder, level, {}, False, body), Return("states")]
+    inner = level_parameters(coder, level, ["gradient", "update"])
+    parameters = ["state", "steps", "keys", "drawn", "taken", *inner, "keep"]
+    doc = f"The states of {level.name} from the one before some steps to the one after them: all, or only the last."
+    return coder.function(f"{level.name}_run", parameters, doc, lines, None, 2, kernel=traceable(coder, level))
+
+
+def run_loop(coder: Coder, level: ir.Level, first: str, last: str, dropped: list[Statement]) -> list[Statement]:
+    """The steps first..last-1, run after run; `states` ends with the state before them."""
+    run = coder.call(f"{level.name}_run", state="states[-1]", **run_given(coder, level))
+    loop = (Assign("states[-1:]", run), *dropped)
+    return [*keys(coder, level, last), Loop("steps", runs(level, first, last), loop)]
 
 
 def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, ends: bool = False) -> Function:
     """All states, those of the last `window` steps, or with `ends` the first and the last."""
     x = pack(own(coder, level))
-    gradient = _gradient(coder, level)
-    loop: list[Statement] = [*gradient]
-    if adjoint is not None and adjoint.gradient == "kept" and gradient:
-        loop.append(Assign("states[-1]", "(*states[-1][:2], gradient)"))
-    state = f"({x}, {slot(coder, level)})"
-    loop += [_update(coder, level, x), *_carry(coder, level), Assign("", f"states.append({state})")]
     sparse = adjoint is not None and not coder.plan.facts[level.name].iterates
     window = adjoint.window if adjoint is not None and sparse else None
-    dropped = "not keep" if window is None else f"len(states) > ({window + 1} if keep else 1)"
+    dropped: list[Statement] = [If("not keep", (Assign("", "del states[:-1]"),))]
     if ends:
-        loop.append(If("len(states) > (2 if keep else 1)", (Assign("", "del states[-2]"),)))
+        dropped = [Assign("", "del states[1 if keep else 0 : -1]")]
+    elif window is not None:
+        dropped = [Assign("", f"del states[: -{window + 1} if keep else -1]")]
+    body: list[Statement] = [*begin(coder, level, x), Assign("states", f"[({x}, {slot(coder, level)})]")]
+    if stopping.unrolled(coder, level):
+        body += [*_looped(coder, level, x, [*_one_move(coder, level, x, adjoint), *dropped])]
     else:
-        loop.append(If(dropped, (Assign("", "del states[0]"),)))
-    body = [*begin(coder, level, x), Assign("states", f"[{state}]"), *_looped(coder, level, x, loop)]
+        body += run_loop(coder, level, "0", steps_text(coder, level), dropped)
     body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all" if window is None else f"those of the last {window} steps")
+
+
+def _one_move(coder: Coder, level: ir.Level, x: str, adjoint: Unroll | None) -> list[Statement]:
+    """One step of a level that a test ends, behind the states before it."""
+    gradient = _gradient(coder, level)
+    if adjoint is not None and adjoint.gradient == "kept" and gradient:
+        gradient = [*gradient, Assign("states[-1]", "(*states[-1][:2], gradient)")]
+    state = f"({x}, {slot(coder, level)})"
+    return [*gradient, _update(coder, level, x), *_carry(coder, level), Assign("", f"states.append({state})")]
 
 
 def move_function(coder: Coder, level: ir.Level) -> Function:
@@ -181,7 +222,7 @@ def move_lambda(coder: Coder, level: ir.Level) -> tuple[str, str]:
     """The step as a function of state and targets, and those values, as text."""
     x = own(coder, level)
     name = x[0] if len(x) == 1 else "variables"
-    call = coder.call(f"{level.name}_move", key="keys[step]", count=count_text(coder, level))
+    call = coder.call(f"{level.name}_move", key="step_key", count=count_text(coder, level))
     names = ", ".join([name, "solver", *targets(coder, level)])
     values = ", ".join([pack(x), slot(coder, level), *targets(coder, level)])
     return f"lambda {names}: {call}", values
@@ -208,14 +249,16 @@ def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
     x = pack(names)
     name = x if len(names) == 1 else "variables"
     unpack = "" if len(names) == 1 else f"(lambda {', '.join(names)}: "
-    gradient = coder.call(f"{level.name}_gradient", key="keys[step]") + "[0]" * bool(carried(coder, level))
+    gradient = coder.call(f"{level.name}_gradient", key="step_key") + "[0]" * bool(carried(coder, level))
     function = f"lambda {name}: {unpack}{gradient}{f')(*{name})' if unpack else ''}"
     start = coder.call(f"{level.name}_start")
     solution = formula(level)
     value = "" if solution is None else f"{_copied_value(coder, level, solution)}, "
     solver = "stationary_point" if solution is None else "formula_point"
     solved = f'{solver}({value}{function}, {start}, {len(level.batched)}, "{level.name}")'
-    body: list[Statement] = [Assign("step", "0"), *keys(coder, level, "1"), *step_body(coder, level)]
+    key = keys(coder, level, "1")
+    body: list[Statement] = [Assign("step", "0"), *key, *([Assign("step_key", "keys[0]")] if key else [])]
+    body += step_body(coder, level)
     body += cold_begins(coder, level)  # one step: nothing before it
     body += [Assign(x, solved), Return(f"[({x}, ())]")]
     parameters = level_parameters(coder, level, ["start", "draw", "gradient"])
@@ -233,19 +276,15 @@ def _copied_value(coder: Coder, level: ir.Level, solution: ir.Expr) -> str:
 # ---- checkpoints ---------------------------------------------------------------------------------------------
 
 
-def advance_function(coder: Coder, level: ir.Level) -> Function:
+def advance_functions(coder: Coder, level: ir.Level) -> list[Function]:
     """The states of the steps first..last, from the state before them."""
-    x = pack(own(coder, level))
-    stopped = stopping.unrolled(coder, level)
-    loop: list[Statement] = [*step_body(coder, level), *[stopping.MASK] * stopped, *_move(coder, level, x)]
-    held = slot(coder, level)
-    loop += [Assign("", f"states.append(({x}, {held}))"), If("not keep", (Assign("", "del states[0]"),))]
-    body: list[Statement] = [Assign(f"{x}, {held}", "state"), Assign("states", "[state]")]
-    body += [*keys(coder, level, "last"), Loop("step", "range(first, last)", tuple(loop)), Return("states")]
-    inner = level_parameters(coder, level, ["draw", "gradient", "update"])
-    parameters = ["state", "first", "last", *["taken"] * stopped, *inner, "keep"]
+    run = run_function(coder, level)
+    dropped: list[Statement] = [If("not keep", (Assign("", "del states[:-1]"),))]
+    body: list[Statement] = [Assign("states", "[state]"), *run_loop(coder, level, "first", "last", dropped)]
+    inner = level_parameters(coder, level, ["draw", "run"])
+    parameters = ["state", "first", "last", "taken", *(p for p in inner if p not in ("state", "keep")), "keep"]
     doc = f"The states of {level.name} from step first to step last: all, or only the last."
-    return coder.function(f"{level.name}_advance", parameters, doc, body, None)
+    return [run, coder.function(f"{level.name}_advance", parameters, doc, [*body, Return("states")], None)]
 
 
 def checkpoint_count(adjoint: Unroll, steps: str) -> str:
@@ -292,16 +331,12 @@ def _with_checkpoints_tested(coder: Coder, level: ir.Level, step: Step, adjoint:
 
 def _leaping(coder: Coder, level: ir.Level, step: Step, leap: Leaping) -> Function:
     """The teacher's states, then the point leapt to; of the student only the last iterates are held."""
-    x = pack(own(coder, level))
-    held = slot(coder, level)
+    x, held = pack(own(coder, level)), slot(coder, level)
     first, last = leap.teacher + 1, leap.keep
-    loop: list[Statement] = [*step_body(coder, level), *_move(coder, level, x)]
-    loop.append(Assign("", f"states.append(({x}, {held}))"))
-    loop.append(If("not keep", (Assign("", "del states[0]"),)))
-    loop.append(If(f"keep and len(states) > {first + last}", (Assign("", f"del states[{first}]"),)))
-    steps = steps_text(coder, level)
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]"), *keys(coder, level, steps)]
-    body += [Loop("step", f"range({steps})", tuple(loop)), If("not keep", (Return("states"),))]
+    dropped: list[Statement] = [If("not keep", (Assign("", "del states[:-1]"),))]
+    dropped.append(If("keep", (Assign("", f"del states[{first} : max({first}, len(states) - {last})]"),)))
+    body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]")]
+    body += [*run_loop(coder, level, "0", steps_text(coder, level), dropped), If("not keep", (Return("states"),))]
     student = f"[state[0] for state in states[-{last}:]]"
     points = f"leap_points(states[{leap.teacher}][0], {student}, {leap.gammas!r}, {leap.weights!r})"
     body.append(Assign("points", points))

@@ -26,13 +26,20 @@ from bilevel.modes import Implicit
 from bilevel.plan import Step
 
 
-def gradient_function(coder: Coder, step: Step) -> Function:
-    """The gradient of the objective in the variables; for a level with levels inside, the hypergradient."""
+def gradient_functions(coder: Coder, step: Step) -> list[Function]:
+    """The gradient of the objective in the variables; for a level with levels inside, the hypergradient.
+
+    Its own derivative of the objective comes first, as a function that can become a kernel where the whole cannot.
+    """
     level = coder.program.level(step.level)
     name = f"{level.name}_gradient"
     restricted = any(v.domain for v in level.variables)
     if not used_levels(coder, level) and not restricted and len(level.variables) == 1 and conflicting(level) is None:
-        return _plain_gradient(coder, level, name, step)
+        return [_plain_gradient(coder, level, name, step)]
+    return [_slopes_function(coder, level), _gradient_function(coder, level, name, step)]
+
+
+def _gradient_function(coder: Coder, level: ir.Level, name: str, step: Step) -> Function:
     body: list[Statement] = [*values_with_pulls(coder, level)]
     for inner in used_levels(coder, level):
         body += solve(coder, inner)
@@ -47,7 +54,8 @@ def gradient_function(coder: Coder, step: Step) -> Function:
     body.append(Return(_returned(coder, level, "gradient" if conflict else "")))
     parameters = _gradient_parameters(coder, level)
     doc = f"Gradient of the objective of {level.name} in {' and '.join(level.names)}{_through(coder, level)}."
-    return coder.function(name, parameters, doc, body, step.span)
+    warm = any(is_warm(inner) for inner in used_levels(coder, level))  # which hands on numbers of steps
+    return coder.function(name, parameters, doc, body, step.span, kernel=not warm)
 
 
 def conflicting(level: ir.Level) -> str | None:
@@ -81,7 +89,7 @@ def _plain_gradient(coder: Coder, level: ir.Level, name: str, step: Step) -> Fun
     call = coder.call(objective).replace(objective, f"{operator}({objective})", 1)
     body = [Return(f"(*{call}, {{}}, {{}})" if level.parent is None else call)]
     doc = f"Gradient of the objective of {level.name}{' and its value' * (level.parent is None)}."
-    return coder.function(name, list(coder.known[objective]), doc, list(body), step.span)
+    return coder.function(name, list(coder.known[objective]), doc, list(body), step.span, kernel=True)
 
 
 def _through(coder: Coder, level: ir.Level) -> str:
@@ -113,21 +121,32 @@ def values_with_pulls(coder: Coder, level: ir.Level) -> list[Statement]:
     return lines
 
 
-def _objective_gradient(coder: Coder, level: ir.Level) -> list[Statement]:
+def _wanted(coder: Coder, level: ir.Level) -> list[int]:
+    """The parameters of the objective that are variables, solutions or iterates."""
+    wanted = [*solutions(coder, level), *_differentiated_names(coder, level)]
+    return [i for i, p in enumerate(coder.known[f"{level.name}_objective"]) if p in wanted]
+
+
+def _slopes_function(coder: Coder, level: ir.Level) -> Function:
     """The direct derivative of the objective in variables, solutions and iterates."""
     objective = f"{level.name}_objective"
-    parameters = coder.known[objective]
-    wanted = [*solutions(coder, level), *_differentiated_names(coder, level)]
-    places = [i for i, p in enumerate(parameters) if p in wanted]
-    targets = [f"d_{parameters[i]}" for i in places]
-    top = level.parent is None
-    operator = "grad_and_value" if top else "grad"
+    parameters, places = coder.known[objective], _wanted(coder, level)
+    operator = "grad_and_value" if level.parent is None else "grad"
     given = coder.call(objective).removeprefix(objective)
     argnums = f"({', '.join(map(str, places))}{',' * (len(places) == 1)})"
+    body: list[Statement] = [Return(f"{operator}({objective}, argnums={argnums}){given}")]
+    names = [parameters[i] for i in places]
+    doc = f"The derivative of the objective of {level.name} in {', '.join(names)} alone."
+    return coder.function(f"{level.name}_slopes", list(parameters), doc, body, None, kernel=True)
+
+
+def _objective_gradient(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The direct derivative of the objective, and zeros for what the objective does not read."""
+    parameters = coder.known[f"{level.name}_objective"]
+    targets = [f"d_{parameters[i]}" for i in _wanted(coder, level)]
+    top = level.parent is None
     left = f"({', '.join(targets)}{',' * (len(targets) == 1)})"
-    lines: list[Statement] = [
-        Assign(f"{left}, value" if top else left, f"{operator}({objective}, argnums={argnums}){given}")
-    ]
+    lines: list[Statement] = [Assign(f"{left}, value" if top else left, coder.call(f"{level.name}_slopes"))]
     for name in solutions(coder, level):
         if f"d_{name}" not in targets and not _pulled(coder, level, name):
             lines.append(Assign(f"d_{name}", f"zeros({name})"))

@@ -8,7 +8,7 @@ that system back through its derivative in everything else.
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.source import Assign, Comment, Function, Loop, Return, Statement
+from bilevel.backends.source import Assign, Comment, Function, Return, Statement
 from bilevel.backends.torch_func import draws, stopping, valued
 from bilevel.backends.torch_func.coder import Coder, drawn, own, pack, per, slot
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
@@ -16,6 +16,7 @@ from bilevel.backends.torch_func.steps import (
     begin,
     carry,
     count_text,
+    each_step,
     gradient_call,
     gradient_of_step,
     keys,
@@ -138,7 +139,7 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
         body += [
             *keys(coder, level, cap),
             Assign("active, taken", "True, 0"),
-            Loop("step", f"range({cap})", (*_one_step(coder, level, x), Assign("taken", "taken + active"))),
+            each_step(coder, level, f"range({cap})", [*_one_step(coder, level, x), Assign("taken", "taken + active")]),
         ]
     body += stopping.last_slope(coder, level)
     if _is_attached(coder, level):
@@ -163,11 +164,11 @@ def _cold(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
 def _one_step(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     """The test, and a step for the copies that have not met it."""
     if kind(level) == "fixed point":
-        call = coder.call(f"{level.name}_update", variables=x, count="step", key="keys[step]")
+        call = coder.call(f"{level.name}_update", variables=x, count="counted(step)", key="step_key")
         lines: list[Statement] = [*step_body(coder, level), Assign("moved", call), *stopping.test(coder, level, x)]
         return [*lines, Assign(x, f"where_each(active, moved, {x})")]
-    lines = [*step_body(coder, level), gradient_of_step(coder, level, "keys[step]")]
-    update = coder.call(f"{level.name}_update", variables=x, count=count_text(coder, level))
+    lines = [*step_body(coder, level), gradient_of_step(coder, level, "step_key")]
+    update = coder.call(f"{level.name}_update", variables=x, count=f"counted({count_text(coder, level)})")
     moved = f"where_each(active, {update}, ({x}, solver))"
     lines += [*stopping.test(coder, level, x), Assign(f"{x}, solver", moved)]
     return [*lines, *carry(coder, level, True)]
@@ -191,7 +192,7 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
         body += [
             Assign(coder.writer.name(f"@{n}"), f"[states[0][0]{i}]") for n, i in zip(level.names, spots, strict=True)
         ]
-    body.append(Assign("product", product(coder, level, adjoint, packed, {})))
+    body.append(Assign("product", f"lambda cotangent: {coder.call(f'{level.name}_product')}"))
     if _is_attached(coder, level):
         body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))
         solver = f"lambda product, right: {solver_call(adjoint, 'product', 'right', len(level.batched))}"
@@ -199,16 +200,28 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     else:
         body.append(Assign("solved, residual", solver_call(adjoint, "product", cotangent, len(level.batched))))
     through = [t for t in names if t in coder.known[_system(coder, level)]]
-    call = coder.call(_system(coder, level))
-    body.append(Assign("_, pull", f"vjp(lambda {', '.join(through)}: {call}, {', '.join(through)})"))
-    body.append(
-        Assign(
-            f"({', '.join(f'd_{t}' for t in through)},)",
-            "pull(solved)" if adjoint.printed else "pull(negative(solved))",
-        )
-    )
+    solved = "solved" if adjoint.printed else "negative(solved)"
+    left = f"({', '.join(f'd_{t}' for t in through)},)"
+    body.append(Assign(left, coder.call(f"{level.name}_cross_product", cotangent=solved)))
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in through]
     return body
+
+
+def product_functions(coder: Coder, level: ir.Level) -> list[Function]:
+    """The products of the linear system and of its right-hand side, which can become kernels."""
+    adjoint = _adjoint(coder, level)
+    assert adjoint is not None
+    packed, system = stopping.packed(coder, level), _system(coder, level)
+    parameters = coder.known[system]
+    text = product(coder, level, adjoint, packed, {}).removeprefix("lambda cotangent: ")
+    doc = f"The derivative of what is zero at the solution of {level.name}, times a vector."
+    names = [packed, "cotangent", *parameters]
+    own_product = coder.function(f"{level.name}_product", names, doc, [Return(text)], None, 2, kernel=True)
+    through = ", ".join(t for t in targets(coder, level) if t in parameters)
+    pull = f"vjp(lambda {through}: {coder.call(system)}, {through})[1](cotangent)"
+    doc = f"The derivative of the same in {through}, transposed, times a vector."
+    cross = coder.function(f"{level.name}_cross_product", names, doc, [Return(pull)], None, 2, kernel=True)
+    return [own_product, cross]
 
 
 def product(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, replaced: dict[str, str]) -> str:

@@ -28,6 +28,7 @@ MODULES = (
     "keepers",
     "learned",
     "mirror",
+    "plainly",
     "checkpoints",
     "tangents",
     "linear",

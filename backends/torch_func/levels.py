@@ -56,7 +56,8 @@ def start_function(coder: Coder, step: Step) -> Function:
     needed += [coder.writer.name(a) for a in level.lists]  # the network that `from 0.3` fills
     parameters = [p for p in dict.fromkeys(needed) if any(_mentions(t, p) for t in texts)]
     doc = f"Where {' and '.join(level.names)} start{'s' * (len(free) == 1)}{per(level)}."
-    return coder.function(step.name.replace(".", "_"), [*parameters, "key"], doc, [Return(pack(free))], step.span)
+    name, body = step.name.replace(".", "_"), [Return(pack(free))]
+    return coder.function(name, [*parameters, "key"], doc, list(body), step.span, kernel=level.parent is not None)
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -289,7 +290,8 @@ def update_function(coder: Coder, step: Step) -> Function:
         body = _several_solvers(coder, level, x)
     spelled = ", ".join(s.span.text for s in solvers)
     doc = f"One step of {spelled}: the next {' and '.join(level.names)} and the solver's state."
-    return coder.function(f"{level.name}_update", [*parameters, *more], doc, body, step.span)
+    inner = level.parent is not None  # torch.optim moves the outermost levels
+    return coder.function(f"{level.name}_update", [*parameters, *more], doc, body, step.span, kernel=inner)
 
 
 def _next_function(coder: Coder, level: ir.Level, step: Step) -> Function:
@@ -316,7 +318,7 @@ def _next_function(coder: Coder, level: ir.Level, step: Step) -> Function:
     more = [*parameters_of(coder.writer, *ordered), *indices, *coder.needs(*(f"{i.name}_forward" for i in inside))]
     needed = [p for p in dict.fromkeys(more) if p not in (*local, "keep", "key")]
     doc = f"The next {' and '.join(level.names)}."
-    return coder.function(f"{level.name}_update", [x, *needed, "key"], doc, body, step.span, 1)
+    return coder.function(f"{level.name}_update", [x, *needed, "key"], doc, body, step.span, 1, kernel=True)
 
 
 def _several_solvers(coder: Coder, level: ir.Level, x: str) -> list[Statement]:

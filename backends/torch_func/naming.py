@@ -12,11 +12,12 @@ OWN = frozenset(
     gradient value begin keep cotangent pull curvature Tensor NamedTuple Any nn math device dtype self seed report
     program Phase Program Report index moved more number np namedtuple variables level_key inner_key carried first last dropped free moved ends notes
     kept back directions tangents slope active residual solved product fixed gamma points weight found place
-    solve estimate values noise taken waited places members scores parents""".split()
+    solve estimate values noise taken waited places members scores parents kernels run drawn passed given
+    step_key""".split()
 )
 """words the emitted code uses itself"""
 
-PREFIXES = ("d_", "more_", "curvature_", "moved_", "solver_")
+PREFIXES = ("d_", "more_", "curvature_", "moved_", "solver_", "given_")
 SUFFIXES = ("_at", "_free", "_states", "_back", "_begin", "_end", "_residual", "_number")
 """what the emitted code puts around the recipe's names to make its own"""
 

@@ -30,5 +30,7 @@ def steps_rate(rate: Tree, count: Any, total: int, factor: Tree, milestones: tup
 
     Milestone m is reached in the step that has m steps before it. Both rate and factor may be differentiated.
     """
-    reached = sum(count % total >= milestone for milestone in milestones)
-    return multiply(power(factor, reached), rate) if isinstance(reached, Tensor) or reached else rate
+    reached: Any = sum(count % total >= milestone for milestone in milestones)
+    if isinstance(reached, Tensor):  # in a kernel, where the count is one
+        return multiply(power(factor, reached.to(count.dtype)), rate)
+    return multiply(power(factor, reached), rate) if reached else rate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.source import Assign, If, Statement
+from bilevel.backends.source import Assign, If, Loop, Statement
 from bilevel.backends.torch_func.coder import (
     Coder,
     batches,
@@ -24,17 +24,25 @@ from bilevel.kinds import moves_by_next
 
 
 def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
-    """The counter and the draws of one step, which the forward pass and the adjoint make alike."""
-    lines: list[Statement] = []
-    name = counter(coder, level)
-    duration = level.phases[0].duration
-    if name is not None and isinstance(duration, ir.Steps) and duration.first is not None:
-        passed = f"step // ({batches(coder, level)})" if duration.unit == "epochs" else "step"
-        lines.append(Assign(name, f"{write(coder.writer, duration.first)} + {passed}"))
+    """The counter and the draws of one step."""
+    lines = counting(coder, level)
     if level.draws or level.indices:
-        call = coder.call(f"{level.name}_draw", key="keys[step]", level_key="key")
+        call = coder.call(f"{level.name}_draw", key="step_key", level_key="key")
         lines.append(Assign(", ".join(drawn(coder, level)), call))
     return lines
+
+
+def counting(coder: Coder, level: ir.Level) -> list[Statement]:
+    """The counter that the recipe names."""
+    name = counter(coder, level)
+    return [] if name is None else [Assign(name, f"counted({_counter_value(coder, level)})")]
+
+
+def _counter_value(coder: Coder, level: ir.Level) -> str:
+    duration = level.phases[0].duration
+    assert isinstance(duration, ir.Steps) and duration.first is not None
+    passed = f"step // ({batches(coder, level)})" if duration.unit == "epochs" else "step"
+    return f"{write(coder.writer, duration.first)} + {passed}"
 
 
 def count_text(coder: Coder, level: ir.Level) -> str:
@@ -47,17 +55,71 @@ def count_text(coder: Coder, level: ir.Level) -> str:
     return f"begun({begin}) + step"
 
 
+def each_step(coder: Coder, level: ir.Level, iterable: str, body: list[Statement]) -> Loop:
+    """A loop over steps, with the key of each where steps need keys."""
+    key = [Assign("step_key", "keys[step]")] if uses_keys(coder, level) else []
+    return Loop("step", iterable, (*key, *body))
+
+
+def traceable(coder: Coder, level: ir.Level) -> bool:
+    """Whether a run of steps is a function of tensors: where warm levels ended is told with numbers of steps."""
+    return not is_warm(level) and not carried(coder, level)
+
+
+# ---- runs of steps ---------------------------------------------------------------------------------------------
+
+
+def runs(level: ir.Level, first: str, last: str) -> str:
+    """The steps first..last-1 in runs, each computed by one call."""
+    return f'kernels.runs("{level.name}", {first}, {last})'
+
+
+def run_given(coder: Coder, level: ir.Level) -> dict[str, str]:
+    """What a run of steps is given for each of its steps: keys and draws, which are made outside of kernels."""
+    given: dict[str, str] = {}
+    if uses_keys(coder, level):
+        given["keys"] = "within(keys, steps)"
+    if level.draws or level.indices:
+        text = coder.call(f"{level.name}_draw", key="step_key", level_key="key", **_counter_given(coder, level))
+        given["drawn"] = f"[{text} for step, step_key in zip(steps, within(keys, steps))]"
+    return given
+
+
+def _counter_given(coder: Coder, level: ir.Level) -> dict[str, str]:
+    name = counter(coder, level)
+    return {} if name is None else {name: f"({_counter_value(coder, level)})"}
+
+
+def over_run(coder: Coder, level: ir.Level, more: dict[str, str], backwards: bool, body: list[Statement]) -> Loop:
+    """The loop over the steps of a run; `more` maps names in the loop to lists with one entry for each step."""
+    lists = {"step": "steps", **more}
+    if "keys" in run_given(coder, level):
+        lists["step_key"] = "keys"
+    if "drawn" in run_given(coder, level):
+        names = drawn(coder, level)
+        lists[names[0] if len(names) == 1 else f"({', '.join(names)})"] = "drawn"
+    joined = f"zip({', '.join(lists.values())})" if len(lists) > 1 else "steps"
+    walked = (
+        f"reversed(list({joined}))" if backwards and len(lists) > 1 else f"reversed({joined})" if backwards else joined
+    )
+    return Loop(", ".join(lists), walked, (*counting(coder, level), *body))
+
+
 def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
     """What a solve of the level needs from outside."""
     local = [*own(coder, level), *solutions(coder, level), *drawn(coder, level), counter(coder, level) or ""]
     local += [f"{i.name}_{word}" for i in carried(coder, level) for word in ("begin", "end")]
-    local += ["variables", "solver", "gradient", "count", "step", "level_key"]
+    local += ["variables", "solver", "gradient", "count", "step", "level_key", *RUN]
     functions = [f"{level.name}_{o}" for o in operations]
     found = coder.needs(*functions, without=local)
     settings = [p for p in step_settings(coder, level) if p not in found and p not in local]
     warm = [f"{level.name}_begin"] if is_warm(level) else []
     keyed = ["key"] if "key" not in found else []
     return [*(p for p in found if p != "key"), *settings, *warm, *keyed, *(p for p in found if p == "key")]
+
+
+RUN = ("steps", "keys", "drawn", "step_key")
+"""parameters of a run of steps that its callers make"""
 
 
 def targets(coder: Coder, level: ir.Level) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 from itertools import pairwise
@@ -648,6 +648,35 @@ def torch_optimize(
     return tree_map(lambda _: next(moved), x), [dict(optimizer.state[p]) for p in given]
 
 
+Plainly: TypeAlias = Callable[..., Any]
+
+
+class Plain:
+    """Runs every function as it is, one step in each run."""
+
+    def kernel(self, function: Plainly) -> Plainly:
+        """The function itself."""
+        return function
+
+    def runs(self, level: str, first: int, last: int) -> list[range]:
+        """The steps first..last-1 of a level, as runs of steps that are computed together."""
+        return [range(step, step + 1) for step in range(first, last)]
+
+
+class Count(int):
+    """A number of steps: it changes from call to call, so that a kernel takes it as an input."""
+
+
+def counted(number: Any) -> Any:
+    """A whole number as a `Count`; inside a kernel it is a tensor already."""
+    return Count(number) if isinstance(number, int) else number
+
+
+def within(sequence: Sequence[Any], steps: range, first: int = 0) -> Any:
+    """The entries for some steps of a sequence that begins with step `first`."""
+    return sequence[steps.start - first : steps.stop - first]
+
+
 State = Any
 
 
@@ -745,11 +774,12 @@ class Phase(NamedTuple):
 # ---- the recipe
 
 
-def build(net, data, device="cpu", dtype=torch.float32):
+def build(net, data, device="cpu", dtype=torch.float32, kernels=Plain()):
     """The outermost levels of hpo, from the parts that the recipe names."""
     net = network(net, {'hidden': 'hidden.*', 'output': 'output.*', 'cn': '*cn.*'}, dtype, device)
     # ---- level train: w; sgd(lr = lr, momentum = 0.9) for 500 steps; rmd, exact
 
+    @kernels.kernel
     def train_start(key):  # hpo.bl:11
         """Where w starts."""
         return net.initial(fold(key, "w"))
@@ -763,13 +793,28 @@ def build(net, data, device="cpu", dtype=torch.float32):
         """What train minimizes."""
         return mean(ce(net(w, b.x), b.y)) + 0.5 * total(multiply(decay, power(w, 2)))
 
+    @kernels.kernel
     def train_gradient(w, b, decay):  # hpo.bl:13
         """Gradient of the objective of train."""
         return grad(train_objective)(w, b, decay)
 
+    @kernels.kernel
     def train_update(w, solver, gradient, count, lr):  # hpo.bl:14
         """One step of sgd(lr = lr, momentum = 0.9): the next w and the solver's state."""
         return sgd(w, solver, gradient, count, lr=lr, momentum=0.9)
+
+    @kernels.kernel
+    def train_run(state, steps, keys, drawn, decay, lr, keep):
+        """The states of train from the one before some steps to the one after them: all, or only the last."""
+        states = [state]
+        for step, step_key, b in zip(steps, keys, drawn):
+            w, solver = states[-1][:2]
+            gradient = train_gradient(w, b, decay)
+            w, solver = train_update(w, solver, gradient, counted(step), lr)
+            states.append((w, solver))
+            if not keep:
+                del states[0]
+        return states
 
     def train_forward(decay, lr, key, keep):  # hpo.bl:14
         """The states (iterate, solver's state) of train: all, or only the last."""
@@ -777,24 +822,25 @@ def build(net, data, device="cpu", dtype=torch.float32):
         solver = sgd_state(w, 0.9)
         states = [(w, solver)]
         keys = fold(key, numbers(500, key))
-        for step in range(500):
-            b = train_draw(keys[step])
-            gradient = train_gradient(w, b, decay)
-            w, solver = train_update(w, solver, gradient, step, lr)
-            states.append((w, solver))
+        for steps in kernels.runs("train", 0, 500):
+            states[-1:] = train_run(
+                states[-1],
+                steps,
+                within(keys, steps),
+                [train_draw(step_key) for step, step_key in zip(steps, within(keys, steps))],
+                decay,
+                lr,
+                keep,
+            )
             if not keep:
-                del states[0]
+                del states[:-1]
         return states
 
-    def train_pullback(states, d_w, decay, lr, key):  # hpo.bl:14
-        """Cotangents of decay, lr from those of what train solves for; forward over reverse: both products from one jvp of the gradient."""
-        d_solver = zeros(states[-1][1])
-        d_decay = zeros(decay)
-        d_lr = zeros(lr)
-        keys = fold(key, numbers(len(states) - 1, key))
-        for step in reversed(range(len(states) - 1)):
-            w, solver = states[step][:2]
-            b = train_draw(keys[step])
+    @kernels.kernel
+    def train_back(states, steps, keys, drawn, d_w, d_solver, d_decay, d_lr, decay, lr):
+        """Cotangents of the states of train before some steps, and of what these read, from those after them."""
+        for step, state, step_key, b in reversed(list(zip(steps, states, keys, drawn))):
+            w, solver = state[:2]
             gradient = train_gradient(w, b, decay)
             _, pull = vjp(
                 lambda w, solver, gradient, lr: train_update(w, solver, gradient, step, lr),
@@ -812,6 +858,27 @@ def build(net, data, device="cpu", dtype=torch.float32):
             )
             d_w = add(d_w, curvature)
             d_decay = add(d_decay, more_decay)
+        return d_w, d_solver, d_decay, d_lr
+
+    def train_pullback(states, d_w, decay, lr, key):  # hpo.bl:14
+        """Cotangents of decay, lr from those of what train solves for; forward over reverse: both products from one jvp of the gradient."""
+        d_solver = zeros(states[-1][1])
+        d_decay = zeros(decay)
+        d_lr = zeros(lr)
+        keys = fold(key, numbers(len(states) - 1, key))
+        for steps in reversed(kernels.runs("train", 0, len(states) - 1)):
+            d_w, d_solver, d_decay, d_lr = train_back(
+                within(states, steps),
+                steps,
+                within(keys, steps),
+                [train_draw(step_key) for step, step_key in zip(steps, within(keys, steps))],
+                d_w,
+                d_solver,
+                d_decay,
+                d_lr,
+                decay,
+                lr,
+            )
         return d_decay, d_lr
 
     # ---- level tune: decay, lr; adam(lr = 0.01) for 200 steps
@@ -832,13 +899,19 @@ def build(net, data, device="cpu", dtype=torch.float32):
         """What tune minimizes."""
         return mean(ce(net(w, v.x), v.y))
 
+    @kernels.kernel
+    def tune_slopes(w, v):
+        """The derivative of the objective of tune in w alone."""
+        return grad_and_value(tune_objective, argnums=(0,))(w, v)
+
+    @kernels.kernel
     def tune_gradient(decay_free, lr_free, v, key):  # hpo.bl:18
         """Gradient of the objective of tune in decay and lr, through train."""
         decay, decay_back = vjp(lambda free: positive(free), decay_free)
         lr, lr_back = vjp(lambda free: positive(free), lr_free)
         train_states = train_forward(decay, lr, fold(key, "train"), True)
         w = train_states[-1][0]
-        (d_w,), value = grad_and_value(tune_objective, argnums=(0,))(w, v)
+        (d_w,), value = tune_slopes(w, v)
         d_decay, d_lr = train_pullback(train_states, d_w, decay, lr, fold(key, "train"))
         (d_decay,) = decay_back(d_decay)
         (d_lr,) = lr_back(d_lr)

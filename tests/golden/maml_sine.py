@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, FunctionType
 from itertools import pairwise
@@ -626,6 +626,35 @@ def torch_optimize(
     return tree_map(lambda _: next(moved), x), [dict(optimizer.state[p]) for p in given]
 
 
+Plainly: TypeAlias = Callable[..., Any]
+
+
+class Plain:
+    """Runs every function as it is, one step in each run."""
+
+    def kernel(self, function: Plainly) -> Plainly:
+        """The function itself."""
+        return function
+
+    def runs(self, level: str, first: int, last: int) -> list[range]:
+        """The steps first..last-1 of a level, as runs of steps that are computed together."""
+        return [range(step, step + 1) for step in range(first, last)]
+
+
+class Count(int):
+    """A number of steps: it changes from call to call, so that a kernel takes it as an input."""
+
+
+def counted(number: Any) -> Any:
+    """A whole number as a `Count`; inside a kernel it is a tensor already."""
+    return Count(number) if isinstance(number, int) else number
+
+
+def within(sequence: Sequence[Any], steps: range, first: int = 0) -> Any:
+    """The entries for some steps of a sequence that begins with step `first`."""
+    return sequence[steps.start - first : steps.stop - first]
+
+
 State = Any
 
 
@@ -723,7 +752,7 @@ class Phase(NamedTuple):
 # ---- the recipe
 
 
-def build(net, tasks, device="cpu", dtype=torch.float32):
+def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
     """The outermost levels of maml_sine, from the parts that the recipe names."""
     net = network(net, {'hidden': 'hidden.*', 'output': 'output.*', 'cn': '*cn.*'}, dtype, device)
     # ---- definitions
@@ -733,6 +762,7 @@ def build(net, tasks, device="cpu", dtype=torch.float32):
 
     # ---- level adapt: phi, one per task; sgd(lr = 0.01) for 5 steps; rmd, exact
 
+    @kernels.kernel
     def adapt_start(theta, task):  # maml.bl:14
         """Where phi starts, one per task."""
         return contiguous(vmap(lambda task: theta)(task))
@@ -741,32 +771,45 @@ def build(net, tasks, device="cpu", dtype=torch.float32):
         """What adapt minimizes, summed over task."""
         return vmap(lambda phi, task: L(phi, task.support))(phi, task).sum()
 
+    @kernels.kernel
     def adapt_gradient(phi, task):  # maml.bl:15
         """Gradient of the objective of adapt."""
         return grad(adapt_objective)(phi, task)
 
+    @kernels.kernel
     def adapt_update(phi, solver, gradient, count):  # maml.bl:16
         """One step of sgd(lr = 0.01): the next phi and the solver's state."""
         return sgd(phi, solver, gradient, count, lr=0.01)
+
+    @kernels.kernel
+    def adapt_run(state, steps, task, keep):
+        """The states of adapt from the one before some steps to the one after them: all, or only the last."""
+        states = [state]
+        for step in steps:
+            phi, solver = states[-1][:2]
+            gradient = adapt_gradient(phi, task)
+            phi, solver = adapt_update(phi, solver, gradient, counted(step))
+            states.append((phi, solver))
+            if not keep:
+                del states[0]
+        return states
 
     def adapt_forward(theta, task, adapt_steps, keep):  # maml.bl:16
         """The states (iterate, solver's state) of adapt, one per task: all, or only the last."""
         phi = adapt_start(theta, task)
         solver = sgd_state(phi)
         states = [(phi, solver)]
-        for step in range(adapt_steps):
-            gradient = adapt_gradient(phi, task)
-            phi, solver = adapt_update(phi, solver, gradient, step)
-            states.append((phi, solver))
+        for steps in kernels.runs("adapt", 0, adapt_steps):
+            states[-1:] = adapt_run(states[-1], steps, task, keep)
             if not keep:
-                del states[0]
+                del states[:-1]
         return states
 
-    def adapt_pullback(states, d_phi, theta, task):  # maml.bl:16
-        """Cotangents of theta from those of what adapt solves for; forward over reverse: both products from one jvp of the gradient."""
-        d_solver = zeros(states[-1][1])
-        for step in reversed(range(len(states) - 1)):
-            phi, solver = states[step][:2]
+    @kernels.kernel
+    def adapt_back(states, steps, d_phi, d_solver, task):
+        """Cotangents of the states of adapt before some steps, and of what these read, from those after them."""
+        for step, state in reversed(list(zip(steps, states))):
+            phi, solver = state[:2]
             # the update is linear in the gradient: its vjp does not depend on the value
             gradient = zeros(phi)
             _, pull = vjp(
@@ -782,8 +825,20 @@ def build(net, tasks, device="cpu", dtype=torch.float32):
                 (d_grad,),
             )
             d_phi = add(d_phi, curvature)
+        return d_phi, d_solver
+
+    @kernels.kernel
+    def adapt_start_pullback(d_phi, theta, task):
+        """Cotangents of theta from that of where adapt starts."""
         _, pull = vjp(lambda theta: adapt_start(theta, task), theta)
-        (d_theta,) = pull(d_phi)
+        return pull(d_phi)
+
+    def adapt_pullback(states, d_phi, theta, task):  # maml.bl:16
+        """Cotangents of theta from those of what adapt solves for; forward over reverse: both products from one jvp of the gradient."""
+        d_solver = zeros(states[-1][1])
+        for steps in reversed(kernels.runs("adapt", 0, len(states) - 1)):
+            d_phi, d_solver = adapt_back(within(states, steps), steps, d_phi, d_solver, task)
+        (d_theta,) = adapt_start_pullback(d_phi, theta, task)
         return d_theta
 
     # ---- level meta: theta; adam(lr = 1e-3) for 2_000 steps
@@ -801,11 +856,17 @@ def build(net, tasks, device="cpu", dtype=torch.float32):
         """What meta minimizes."""
         return vmap(lambda phi, task: L(phi, task.query))(phi, task).mean(0)
 
+    @kernels.kernel
+    def meta_slopes(phi, task):
+        """The derivative of the objective of meta in phi alone."""
+        return grad_and_value(meta_objective, argnums=(0,))(phi, task)
+
+    @kernels.kernel
     def meta_gradient(theta, task, adapt_steps):  # maml.bl:19
         """Gradient of the objective of meta in theta, through adapt."""
         adapt_states = adapt_forward(theta, task, adapt_steps, True)
         phi = adapt_states[-1][0]
-        (d_phi,), value = grad_and_value(meta_objective, argnums=(0,))(phi, task)
+        (d_phi,), value = meta_slopes(phi, task)
         d_theta = adapt_pullback(adapt_states, d_phi, theta, task)
         return d_theta, value, {}, {}
 

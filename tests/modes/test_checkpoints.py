@@ -27,9 +27,9 @@ class Walk:
         self.again += last - first
         return list(range(first, last + 1))
 
-    def back(self, state: int, step: int) -> None:
-        assert state == step
-        self.order.append(step)
+    def back(self, states: list[int], first: int, last: int) -> None:
+        assert states == list(range(first, last))
+        self.order += reversed(states)
 
 
 @cache

@@ -364,7 +364,7 @@ def test_ift_solves_its_system_with_one_noise_and_is_biased() -> None:
     """With steps that follow that very noise the level ends where it promises, and the hypergradient is exact."""
     generator = torch.Generator().manual_seed(0)
     given: dict[str, Any] = {"A": torch.randn(6, 3, generator=generator, dtype=torch.float64), "net": dropping()}
-    every, once = "fit_draw(keys[step])", 'fit_draw(fold(key, "implicit"))'
+    every, once = "fit_draw(step_key)", 'fit_draw(fold(key, "implicit"))'
     given["y"] = torch.linspace(0, 1, 6, dtype=torch.float64)[:, None]
     plan = pipeline.plan(pipeline.check_text(SETTLED, "settled.bl", [collect([dropping]).manifest]))
     compiled = build(plan, given, edit=lambda emitted: emitted.replace(every, once))

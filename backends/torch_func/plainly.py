@@ -1,0 +1,38 @@
+"""How the functions of a module run: as they are, step after step; and what is a number in a call rather than part of it.
+
+The emitted functions marked `@kernels.kernel` take trees of tensors to trees of tensors without control flow that
+depends on values. A compiler of kernels has the same two methods as `Plain` and takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+Plainly: TypeAlias = Callable[..., Any]
+
+
+class Plain:
+    """Runs every function as it is, one step in each run."""
+
+    def kernel(self, function: Plainly) -> Plainly:
+        """The function itself."""
+        return function
+
+    def runs(self, level: str, first: int, last: int) -> list[range]:
+        """The steps first..last-1 of a level, as runs of steps that are computed together."""
+        return [range(step, step + 1) for step in range(first, last)]
+
+
+class Count(int):
+    """A number of steps: it changes from call to call, so that a kernel takes it as an input."""
+
+
+def counted(number: Any) -> Any:
+    """A whole number as a `Count`; inside a kernel it is a tensor already."""
+    return Count(number) if isinstance(number, int) else number
+
+
+def within(sequence: Sequence[Any], steps: range, first: int = 0) -> Any:
+    """The entries for some steps of a sequence that begins with step `first`."""
+    return sequence[steps.start - first : steps.stop - first]

@@ -1,0 +1,55 @@
+"""What runs the graph of a kernel: its own Python text (fx), or code that Inductor compiles for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from bilevel.backends.torch_func.trace.graph import Traced
+
+Kind: TypeAlias = Literal["none", "fx", "inductor"]
+KINDS: tuple[Kind, ...] = ("none", "fx", "inductor")
+Compiled: TypeAlias = Callable[..., Sequence[Tensor]]
+
+LARGEST: dict[Kind, int] = {"none": 0, "fx": 600, "inductor": 600}
+"""The most operators of one run of steps: the time to compile grows with them, what is saved in a call does not."""
+LONGEST: dict[Kind, int] = {"none": 1, "fx": 1, "inductor": 5}
+"""The most steps of one run: fx gains nothing by more than one, Inductor the way between Python and compiled code."""
+WHOLE: dict[Kind, int] = {"none": 0, "fx": 2, "inductor": 2}
+"""The most steps of levels inside, forth and back, of a function that becomes one kernel as a whole."""
+
+
+def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
+    """The graph as a function of its inputs."""
+    if not any(node.op == "call_function" for node in traced.module.graph.nodes) or kind == "fx":
+        forward: Compiled = traced.module.forward
+        return forward
+    from torch._inductor import compile as compile_graph
+
+    with torch.no_grad():
+        made: Any = compile_graph(traced.module, list[Any](inputs))
+    result: Compiled = made
+    return result
+
+
+def why_not(kind: Kind, device: torch.device) -> str | None:
+    """What is missing here for a kind of kernel, None where nothing is."""
+    if kind == "inductor" and device.type == "cpu" and compiler() is None:
+        return "no C++ compiler"
+    if kind == "inductor" and device.type == "cuda":
+        return None if find_spec("triton") else "no Triton"
+    return None
+
+
+def compiler() -> str | None:
+    """The C++ compiler that Inductor would call."""
+    from torch._inductor import config
+
+    named: Any = config.cpp.cxx
+    candidates = named if isinstance(named, tuple | list) else (named,)
+    return next((found for name in candidates if name and (found := shutil.which(name))), None)

@@ -1,0 +1,106 @@
+"""From a function of trees to a graph of aten operators, made smaller without changing a value.
+
+Derivatives are taken while tracing, so that neither autograd nor functorch is left at run time. Tracing works on fake
+tensors: what depends on a value, or calls code that is no tensor operator, fails here and is not frozen into a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.dialect.common.cse_pass import CSEPass
+
+from bilevel.backends.torch_func.trace.signature import as_tensor, mapped, template
+from bilevel.backends.torch_func.trace.simplify import simplified
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A graph of some of the inputs; where each result comes from, (True, input) or (False, output of the graph)."""
+
+    module: fx.GraphModule
+    inputs: tuple[int, ...]
+    sources: tuple[tuple[bool, int], ...]
+    form: Any
+    """the result with slots in place of its tensors"""
+
+    @property
+    def size(self) -> int:
+        """The number of operators."""
+        return sum(node.op == "call_function" for node in self.module.graph.nodes)
+
+
+def trace(function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list[Any], dtype: torch.dtype) -> Traced:
+    """The function for arguments of this form; raises whatever tracing raises.
+
+    Invariant: all inputs are distinct tensors, since tracing takes identical ones for one and the same.
+    """
+    device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), torch.device("cpu"))
+    inputs = [torch.empty_like(as_tensor(leaf, dtype, device)) for leaf in leaves]
+    forms: list[Any] = []
+
+    def flat(*given: Tensor) -> list[Tensor]:
+        values = iter(given)
+        result = function(*mapped(arguments, lambda leaf: _given(leaf, next(values))))
+        forms.append(template(result))
+        found: list[Tensor] = []
+        mapped(result, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
+        return [tensor.contiguous() for tensor in found]
+
+    def made() -> fx.GraphModule:
+        with torch.no_grad():
+            return make_fx(functionalize(flat), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+
+    module = made()
+    held = _constants(module)
+    if held and not all(_unchanged(a, b) for a, b in zip(held, _constants(made()), strict=True)):
+        raise TypeError("it makes tensors of values that torch cannot follow")
+    return _reduced(module, forms[-1])
+
+
+def _constants(module: fx.GraphModule) -> list[Tensor]:
+    """Tensors that a graph holds: data and buffers from outside, and literals in the code."""
+    return [getattr(module, node.target) for node in module.graph.nodes if node.op == "get_attr"]
+
+
+def _unchanged(first: Tensor, second: Tensor) -> bool:
+    """Whether a constant is the same when a function is traced again.
+
+    What is no operator of torch (numpy, say) makes a tensor of the values that it meets while tracing.
+    """
+    return first is second or (first.shape == second.shape and torch.equal(first, second))
+
+
+def _given(leaf: Any, value: Tensor) -> Any:
+    """What the function gets for a leaf: the steps of a run one by one."""
+    return list(value.unbind()) if isinstance(leaf, range) else value
+
+
+def _reduced(module: fx.GraphModule, form: Any) -> Traced:
+    """Only operators that a result needs, each once, and only inputs that are read."""
+    module.graph.eliminate_dead_code()
+    module = simplified(module)
+    found = CSEPass()(module)
+    module = found.graph_module if found is not None else module
+    module.graph.eliminate_dead_code()
+    graph = module.graph
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    output = next(node for node in graph.nodes if node.op == "output")
+    computed = list(dict.fromkeys(node for node in output.args[0] if node.op != "placeholder"))
+    sources = tuple(
+        (True, placeholders.index(node)) if node.op == "placeholder" else (False, computed.index(node))
+        for node in output.args[0]
+    )
+    output.args = (tuple(computed),)
+    read = [place for place, node in enumerate(placeholders) if node.users]
+    for node in placeholders:
+        if not node.users:
+            graph.erase_node(node)
+    module.recompile()
+    return Traced(module, tuple(read), sources, form)

@@ -1,0 +1,193 @@
+"""Kernels in place of the marked functions of an emitted module, made when a function is first called.
+
+A function is called once as it is, for what it gives and for the steps that it takes inside. Where these are few it
+becomes a kernel, which is accepted if it gives the same; where not, the function itself runs, and the functions that
+it calls become kernels. Kernels are kept by the form of their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.backends.torch_func.trace import parity
+from bilevel.backends.torch_func.trace.compilers import LARGEST, LONGEST, WHOLE, Compiled, Kind, compiled
+from bilevel.backends.torch_func.trace.graph import Traced, trace
+from bilevel.backends.torch_func.trace.signature import Key, as_tensor, filled, flatten, mapped
+from bilevel.errors import fail
+
+MOST = 16
+"""Forms of arguments that one function gets kernels for; data of ever new sizes would make one in every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of a function for one form of arguments: a kernel, or the reason why there is none."""
+
+    name: str
+    operators: int
+    run: Compiled | None = None
+    traced: Traced | None = None
+    reason: str = ""
+
+
+@dataclass
+class Kernels:
+    """A compiler of kernels, in the place of `Plain`; `kind` may be changed until the first kernel is made."""
+
+    kind: Kind
+    dtype: torch.dtype
+    device: torch.device
+    made: list[Made] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    """by level, how many of its steps go into one kernel"""
+    plain: bool = False
+    """whether functions run as they are just now"""
+    steps: int = 0
+    """the steps of levels inside that were taken since functions run as they are"""
+
+    def kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, or a kernel in its place where one can be used."""
+        return Kernel(self, function)
+
+    def runs(self, level: str, first: int, last: int) -> list[range]:
+        """The steps first..last-1 in runs as long as a kernel, then one by one."""
+        size = 1 if self.plain or self.kind == "none" else self.sizes.get(level, 1)
+        whole = first + (last - first) // size * size
+        runs = [range(start, start + size) for start in range(first, whole, size)]
+        return runs + [range(start, start + 1) for start in range(whole, last)]
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """While it lasts, functions run as they are."""
+        before, self.plain, self.steps = self.plain, True, 0
+        try:
+            yield
+        finally:
+            self.plain = before
+
+    def note_size(self, name: str, operators: int) -> None:
+        """How many steps of a level a kernel may have, from the operators in one step of one of its functions."""
+        level = name.rpartition("_")[0]
+        size = max(1, min(LARGEST[self.kind] // max(1, operators), LONGEST[self.kind]))
+        self.sizes[level] = min(size, self.sizes.get(level, size))
+
+
+class Kernel:
+    """One function of an emitted module and the kernels made of it."""
+
+    def __init__(self, kernels: Kernels, function: Callable[..., Any]) -> None:
+        self.kernels, self.function = kernels, function
+        self.name: str = function.__name__
+        self.made: dict[Key, Made] = {}
+        self.traces: dict[Key, Traced] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function gives, by a kernel unless somebody differentiates or batches the call."""
+        kernels = self.kernels
+        if kernels.kind == "none" or _transformed():
+            return self.function(*arguments)
+        if kernels.plain:
+            self._count(arguments)
+            return self.function(*arguments)
+        leaves: list[Any] = []
+        key = flatten(arguments, leaves)
+        if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in leaves):
+            return self.function(*arguments)
+        made = self.made.get(key)
+        if made is None:
+            made = self._make(arguments, leaves, key)
+            self.made[key] = made
+            kernels.made.append(made)
+        if made.run is None or made.traced is None:
+            return self.function(*arguments)
+        return _result(made.traced, made.run, self._inputs(leaves))
+
+    def _inputs(self, leaves: list[Any]) -> list[Tensor]:
+        return [as_tensor(leaf, self.kernels.dtype, self.kernels.device) for leaf in leaves]
+
+    def _count(self, arguments: tuple[Any, ...]) -> None:
+        """Steps that are taken as they are: how many, and how many of them would make a kernel."""
+        steps = next((len(a) for a in arguments if isinstance(a, range)), 0)
+        if not steps:
+            return
+        self.kernels.steps += steps
+        if LONGEST[self.kernels.kind] == 1 or self.traces:
+            return
+        leaves: list[Any] = []
+        key = flatten(arguments, leaves)
+        with suppress(Exception):  # what cannot be traced is found again, and said, when it is called for itself
+            self.traces[key] = trace(self.function, arguments, leaves, self.kernels.dtype)
+            self.kernels.note_size(self.name, self.traces[key].size)
+
+    def _make(self, arguments: tuple[Any, ...], leaves: list[Any], key: Key) -> Made:
+        """A kernel for arguments of this form, or the reason why there is none."""
+        if len(self.made) >= MOST:
+            return Made(self.name, 0, reason=f"more than {MOST} forms of arguments")
+        with self.kernels.off(), torch.no_grad():
+            expected = self.function(*arguments)
+            steps = self.kernels.steps
+        if steps > WHOLE[self.kernels.kind]:
+            return Made(self.name, 0, reason=f"{steps} steps inside")
+        try:
+            traced = self.traces.get(key) or trace(self.function, arguments, leaves, self.kernels.dtype)
+        except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
+            return Made(self.name, 0, reason=_reason(error))
+        inputs = self._inputs(leaves)
+        run = compiled(traced, [inputs[place] for place in traced.inputs], self.kernels.kind)
+        self._check(arguments, leaves, expected, _result(traced, run, inputs))
+        return Made(self.name, traced.size, run, traced)
+
+    def _check(self, arguments: tuple[Any, ...], leaves: list[Any], expected: Any, found: Any) -> None:
+        """B711: a kernel that gives something else than its function is not used, and the run ends."""
+        left, right = list[Any](), list[Any]()
+        form_left, form_right = flatten(expected, left), flatten(found, right)
+        if form_left != form_right:
+            raise self._mismatch("its result has another form")
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+        def again(values: Any) -> list[Tensor]:
+            given = iter(values)
+            moved = mapped(arguments, lambda leaf: next(given) if isinstance(leaf, Tensor) else leaf)
+            with self.kernels.off(), torch.no_grad():
+                result = list[Any]()
+                flatten(self.function(*moved), result)
+            return result
+
+        off = parity.worst(again, tensors, left, right)
+        if off is not None:
+            raise self._mismatch(f"its result is off by {off:.1e} (relative)")
+
+    def _mismatch(self, what: str) -> Exception:
+        return fail(
+            "B711",
+            f"the {self.kernels.kind} kernel of `{self.name}` does not agree with the function it was made from",
+            why=f"{what}; a wrong kernel would train on wrong numbers without a sign",
+            fix="--compile none runs the functions as they are (see step.py in the folder of the run);\n"
+            "please report the recipe and the versions of bilevel and torch",
+        )
+
+
+def _transformed() -> bool:
+    """Whether this call is inside grad, jvp, vjp or vmap, or inside a trace."""
+    inside: bool = torch._C._functorch.peek_interpreter_stack() is not None
+    return inside
+
+
+def _result(traced: Traced, run: Compiled, inputs: list[Tensor]) -> Any:
+    """The result of a kernel as a tree."""
+    found = run(*[inputs[place] for place in traced.inputs])
+    return filled(traced.form, [inputs[place] if given else found[place] for given, place in traced.sources])
+
+
+def _reason(error: Exception) -> str:
+    """Why a function cannot be traced, in a line."""
+    kind = type(error).__name__
+    if "DataDependent" in kind:
+        return "its Python code looks at values"
+    return f"{kind}: {str(error).strip().partition(chr(10))[0]}"
