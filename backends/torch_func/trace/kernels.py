@@ -168,7 +168,7 @@ class Kernel:
             "B711",
             f"the {self.kernels.kind} kernel of `{self.name}` does not agree with the function it was made from",
             why=f"{what}; a wrong kernel would train on wrong numbers without a sign",
-            fix="--compile none runs the functions as they are (see step.py in the folder of the run);\n"
+            fix="run the functions as they are, with no kernels (step.py in the folder of the run has them);\n"
             "please report the recipe and the versions of bilevel and torch",
         )
 
