@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import networkx as nx
@@ -21,7 +21,38 @@ def graph_of(program: ir.Program, facts: Facts, choices: Mapping[str, Choice]) -
         _add_level(graph, level, facts, choices)
     for before, after in pairwise(program.levels):
         graph.add_edge(f"{before.name}.step", f"{after.name}.start", kind="value")
+    for level in program.walk_levels():
+        _enter(graph, program, level)
     return graph
+
+
+def _enter(graph: nx.DiGraph, program: ir.Program, level: ir.Level) -> None:
+    """Edges from the variables and draws of the levels around to the steps of a level that read them."""
+    if f"{level.name}.start" not in graph:
+        return
+    around = level.parent
+    while around is not None:
+        outer = program.level(around)
+        given = {"start": set(outer.names), "draw": {d.name for d in outer.draws} | {i.name for i in outer.indices}}
+        for operation, reads in _reads(level):
+            for source, names in given.items():
+                if names & reads and f"{level.name}.{operation}" in graph:
+                    graph.add_edge(f"{around}.{source}", f"{level.name}.{operation}", kind="value", entering=True)
+        around = outer.parent
+
+
+def _reads(level: ir.Level) -> Iterator[tuple[Operation, frozenset[str]]]:
+    """What the steps of a level read; a solver without a gradient reads the objective in its update."""
+    searched = is_searched(level)
+    for variable in level.variables:
+        if variable.start is not None:
+            yield "start", variable.start.reads
+    for source in [d.source for d in level.draws] + [i.source for i in level.indices]:
+        yield "draw", source.reads
+    if level.objective is not None:
+        yield "objective" if searched else "gradient", level.objective.value.reads
+    for value in (a for phase in level.phases for solver in phase.solvers for a in solver.arguments.values()):
+        yield "update", value.reads
 
 
 def _operations(level: ir.Level) -> list[Operation]:

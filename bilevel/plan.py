@@ -102,9 +102,13 @@ class Plan:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All steps, each after those whose values it uses; ties in the order of the recipe."""
+        """All steps, each after those whose values it uses, and the levels inside before the steps of a level.
+
+        What enters a level from those around it does not count: the steps of one level stay together.
+        """
         order = {name: place for place, name in enumerate(self.graph.nodes)}
-        names = nx.lexicographical_topological_sort(self.graph, key=order.__getitem__)
+        within = nx.subgraph_view(self.graph, filter_edge=lambda a, b: "entering" not in self.graph.edges[a, b])
+        names = nx.lexicographical_topological_sort(within, key=order.__getitem__)
         return tuple(self.graph.nodes[name]["step"] for name in names)
 
     def why(self, level: str, mode: str) -> str:

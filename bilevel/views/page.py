@@ -68,7 +68,7 @@ table{border-collapse:collapse;font-size:13px;width:100%}
 th,td{text-align:left;padding:4px 10px 4px 0;vertical-align:top;
 border-bottom:1px solid color-mix(in srgb,var(--ink) 14%,transparent)}
 td.mode{font-family:ui-monospace,monospace;white-space:nowrap}
-tr.chosen{font-weight:600}td.number-cell{white-space:nowrap}
+td:last-child{min-width:17em}tr.chosen{font-weight:600}td.number-cell{white-space:nowrap}
 .equations{font:13px/1.6 ui-monospace,monospace;white-space:pre;overflow-x:auto;margin:0}
 .swatch{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em;border:1px solid}
 .legend{font-size:12px;opacity:.8}

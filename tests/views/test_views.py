@@ -104,6 +104,14 @@ def test_nothing_covers_anything(name: str) -> None:
         assert lane.y < step.y and step.y + step.height <= lane.y + lane.height
 
 
+def test_what_enters_a_level_is_drawn() -> None:
+    edges = {(e.tail, e.head) for e in document("reptile").edges}
+    assert {("meta.start", "adapt.start"), ("meta.draw", "adapt.draw")} <= edges
+    assert ("meta.start", "adapt.gradient") not in edges
+    assert ("tune.start", "train.gradient") in {(e.tail, e.head) for e in document("hpo").edges}
+    assert ("tune.start", "train.update") in {(e.tail, e.head) for e in document("hpo").edges}
+
+
 def test_dot_and_mermaid_nest_as_the_levels_do() -> None:
     plan = document("maml_sine")
     text = FORMATS["dot"](plan)
