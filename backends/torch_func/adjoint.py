@@ -8,24 +8,21 @@ mixed product are both directional derivatives, by Schwarz) or by a vjp of it; l
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.source import Assign, Comment, Function, If, Loop, Return, Statement
+from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import stopping
+from bilevel.backends.torch_func.backwards import accumulate, inject, one_step, packed_cotangent, to_free
 from bilevel.backends.torch_func.coder import (
     Coder,
     carried,
-    domain_call,
     is_warm,
     is_windowed,
     own,
     pack,
-    slot,
     steps_text,
 )
 from bilevel.backends.torch_func.forward import checkpoint_count
 from bilevel.backends.torch_func.implicit import product_functions, pullback_body
 from bilevel.backends.torch_func.steps import (
-    count_text,
-    gradient_call,
     keys,
     level_parameters,
     over_run,
@@ -34,7 +31,6 @@ from bilevel.backends.torch_func.steps import (
     targets,
     traceable,
 )
-from bilevel.kinds import moves_by_next
 from bilevel.modes import Adjoint, Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
 from bilevel.plan import Step
 
@@ -57,7 +53,7 @@ def pullback_function(coder: Coder, step: Step) -> Function:
     adjoint = coder.plan.choices[level.name].adjoint
     names = targets(coder, level)
     body: list[Statement] = [*_initial(coder, level)]
-    cotangent = _packed_cotangent(own(coder, level))
+    cotangent = packed_cotangent(own(coder, level))
     residual = ""
     match adjoint:
         case Implicit():
@@ -101,7 +97,7 @@ def _contract_all(coder: Coder, level: ir.Level, names: list[str], wanted: str) 
     own_names = own(coder, level)
     values = [coder.writer.name(n) for n in level.names]
     loop: list[Statement] = [Assign(f"d_{v}", f"d_{v}_at[step]") for v in values]
-    loop += _to_free(coder, level, "states[step][0]")
+    loop += to_free(coder, level, "states[step][0]")
     packed = pack([f"d_{n}" for n in own_names])
     loop.append(Assign("more", f"contract(states[step][2][0], {packed}, {wanted})"))
     loop += [Assign(f"d_{t}", f"add(d_{t}, more[{place}])") for place, t in enumerate(names)]
@@ -139,7 +135,7 @@ def _changed(coder: Coder, level: ir.Level) -> list[str]:
     """The cotangents that a walk through some steps changes."""
     alone = [] if _is_cut(coder, level) else _start_only(coder, level)
     names = [t for t in targets(coder, level) if t not in alone]
-    return [_packed_cotangent(own(coder, level)), "d_solver", *(f"d_{t}" for t in names)]
+    return [packed_cotangent(own(coder, level)), "d_solver", *(f"d_{t}" for t in names)]
 
 
 def _is_cut(coder: Coder, level: ir.Level) -> bool:
@@ -153,7 +149,7 @@ def _back_function(coder: Coder, level: ir.Level, adjoint: Unroll) -> Function:
     changed = _changed(coder, level)
     given = [coder.writer.name(n) for n in level.names] if coder.plan.facts[level.name].iterates else []
     more = {"state": "states", **{f"given_{n}": f"given_{n}_at" for n in given}}
-    body = over_run(coder, level, more, True, _one_step(coder, level, adjoint))
+    body = over_run(coder, level, more, True, one_step(coder, level, adjoint))
     inner = level_parameters(coder, level, ["objective", "gradient", "update"])
     lists = ["states", "steps", "keys", "drawn", "taken", *more.values(), *changed]
     # A cotangent of a list of iterates has the name that the walk gives to its entries.
@@ -199,15 +195,15 @@ def _over_states(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Stateme
 
 def _over_residuals(coder: Coder, level: ir.Level) -> list[Statement]:
     """Every state carries the vjp of the step that led to it."""
-    names, cotangent = targets(coder, level), _packed_cotangent(own(coder, level))
+    names, cotangent = targets(coder, level), packed_cotangent(own(coder, level))
     left = ", ".join([cotangent, "d_solver", *(f"more_{t}" for t in names)])
     alone = _start_only(coder, level)
     body: list[Statement] = [Assign(left, f"states[step + 1][2](({cotangent}, d_solver))")]
-    body += _accumulate([t for t in names if t not in alone])
+    body += accumulate([t for t in names if t not in alone])
     if coder.plan.facts[level.name].iterates:
         given = [coder.writer.name(n) for n in level.names]
         body += [Assign(f"given_{n}", f"d_{n}_at[step]") for n in given]
-        body += [Assign("state", "states[step]"), *_inject(coder, level, cotangent)]
+        body += [Assign("state", "states[step]"), *inject(coder, level, cotangent)]
     return [Loop("step", "reversed(range(len(states) - 1))", tuple(body))]
 
 
@@ -301,173 +297,10 @@ def _initial(coder: Coder, level: ir.Level) -> list[Statement]:
             value = coder.writer.name(variable.name)
             last = "first + len(states) - 1" if is_windowed(coder.plan, level) else "-1"
             lines.append(Assign(f"d_{value}", f"d_{value}_at[{last}]"))
-    lines += _to_free(coder, level, "states[-1][0]")
+    lines += to_free(coder, level, "states[-1][0]")
     if len(names) > 1:
-        lines.append(Assign(_packed_cotangent(names), pack([f"d_{n}" for n in names])))
+        lines.append(Assign(packed_cotangent(names), pack([f"d_{n}" for n in names])))
     return lines
-
-
-def _packed_cotangent(names: list[str]) -> str:
-    """The name of the cotangent of the packed variables."""
-    return f"d_{names[0]}" if len(names) == 1 else "cotangent"
-
-
-def _to_free(coder: Coder, level: ir.Level, state: str) -> list[Statement]:
-    """Cotangents of values as cotangents of free coordinates, at a state."""
-    lines: list[Statement] = []
-    for place, variable in enumerate(level.variables):
-        name = coder.writer.name(variable.name)
-        free = state if len(level.variables) == 1 else f"{state}[{place}]"
-        if variable.domain is not None:
-            call = domain_call(variable, "free")
-            lines.append(Assign(f"(d_{name}_free,)", f"vjp(lambda free: {call}, {free})[1](d_{name})"))
-    return lines
-
-
-def _one_step(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
-    """One step of the walk, from the state before the step."""
-    names = own(coder, level)
-    x, cotangent = pack(names), _packed_cotangent(names)
-    lines: list[Statement] = [Assign(f"{x}, {slot(coder, level)}", "state[:2]")]
-    lines += [stopping.MASK] * stopping.unrolled(coder, level)
-    if moves_by_next(level):
-        return [*lines, *_pull_next(coder, level, x, cotangent)]
-    if adjoint.gradient == "unused":
-        lines.append(Comment("the update is linear in the gradient: its vjp does not depend on the value"))
-    lines.append(Assign("gradient", _gradient_value(coder, level, adjoint, x)))
-    lines += _pull_update(coder, level, x, cotangent)
-    if adjoint.product == "mixed":
-        lines += _mixed(coder, level, x, cotangent)
-    if adjoint.product == "reverse":
-        lines += _reverse(coder, level, x, cotangent)
-    if coder.plan.facts[level.name].iterates:
-        lines += _inject(coder, level, cotangent)
-    return lines
-
-
-def _gradient_value(coder: Coder, level: ir.Level, adjoint: Unroll, x: str) -> str:
-    match adjoint.gradient:
-        case "kept":
-            return "state[2]"
-        case "again":
-            return gradient_call(coder, level, key="step_key")
-    return f"zeros({x})"
-
-
-def _pull_next(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
-    """A step that is an expression, pulled back as a whole."""
-    name = x if len(level.variables) == 1 else "variables"
-    through = [t for t in targets(coder, level) if t in coder.known[f"{level.name}_update"]]
-    call = coder.call(f"{level.name}_update", count="step", key="step_key")
-    call = stopping.masked(coder, level, call, name)
-    inner = ", ".join([name, *through])
-    left = ", ".join([cotangent, *(f"more_{t}" for t in through)])
-    lines: list[Statement] = [
-        Assign("_, pull", f"vjp(lambda {inner}: {call}, {', '.join([x, *through])})"),
-        Assign(f"({left},)", f"pull({cotangent})"),
-        *_accumulate(through),
-    ]
-    return [*lines, *(_inject(coder, level, cotangent) if coder.plan.facts[level.name].iterates else [])]
-
-
-def _pull_update(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
-    """The update, pulled back to the state, the gradient, and what the solver's arguments read."""
-    through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("solver")]
-    count = count_text(coder, level)
-    inner = "variables" if len(level.variables) > 1 else x
-    call = stopping.masked(coder, level, coder.call(f"{level.name}_update", count=count), inner)
-    names = ", ".join([inner, "solver", "gradient", *through])
-    values = ", ".join([x, "solver", "gradient", *through])
-    left = ", ".join([cotangent, "d_solver", "d_grad", *(f"more_{t}" for t in through)])
-    lines: list[Statement] = [
-        Assign("_, pull", f"vjp(lambda {names}: {call}, {values})"),
-        Assign(left, f"pull(({cotangent}, d_solver))"),
-    ]
-    return lines + _accumulate(through)
-
-
-def _accumulate(names: list[str]) -> list[Statement]:
-    return [Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in names]
-
-
-def _mixed(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
-    """One jvp of the gradient along its cotangent gives the products with the Hessian and the mixed derivative."""
-    objective = f"{level.name}_objective"
-    parameters = coder.known[objective]
-    through = [coder.writer.name(t) for t in coder.plan.facts[level.name].entering("objective")]
-    wanted = [*own(coder, level), *(t for t in through if t in parameters)]
-    places = [parameters.index(w) for w in wanted]
-    argnums = f"({', '.join(map(str, places))}{',' * (len(places) == 1)})"
-    call = coder.call(objective).removeprefix(objective)
-    names = own(coder, level)
-    arguments = ", ".join(names)
-    tangent = "(d_grad,)" if len(names) == 1 else "d_grad"
-    curvature = [f"curvature_{n}" if len(names) > 1 else "curvature" for n in names]
-    left = ", ".join([*curvature, *(f"more_{t}" for t in wanted[len(names) :])])
-    gradients = f"grad({objective}, argnums={argnums}){call}"
-    lines: list[Statement] = [
-        Assign(
-            f"_, ({left}{',' * (len(wanted) == 1)})",
-            f"jvp(lambda {arguments}: {gradients}, ({arguments},), {tangent})",
-        ),
-        Assign(cotangent, f"add({cotangent}, {pack(curvature)})"),
-    ]
-    return lines + _accumulate(wanted[len(names) :])
-
-
-def _reverse(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statement]:
-    """A vjp of the gradient, which for a level with levels inside is itself a hypergradient."""
-    gradient = f"{level.name}_gradient"
-    facts = coder.plan.facts[level.name]
-    parameters = coder.known[gradient]
-    through = [t for t in map(coder.writer.name, facts.entering("objective", "inner")) if t in parameters]
-    names = [*own(coder, level), *through]
-    left = [*(f"more_{n}" for n in own(coder, level)), *(f"more_{t}" for t in through)]
-    call = gradient_call(coder, level, key="step_key")
-    back = pack([f"more_{n}" for n in own(coder, level)])
-    lines: list[Statement] = [
-        Assign("_, pull", f"vjp(lambda {', '.join(names)}: {call}, {', '.join(names)})"),
-        Assign(f"({', '.join(left)},)", "pull(d_grad)"),
-        Assign(cotangent, f"add({cotangent}, {back})"),
-    ]
-    return lines + _accumulate(through)
-
-
-def _inject(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
-    """The cotangent that the outer objective gives the iterate before this step."""
-    if is_windowed(coder.plan, level):
-        # Only the start is an iterate of the window that stands before its first step, and of the first window alone.
-        return [
-            If(
-                " and ".join(f"given_{coder.writer.name(n)} is not None" for n in level.names),
-                tuple(_injected(coder, level, cotangent)),
-            )
-        ]
-    return _injected(coder, level, cotangent)
-
-
-def _injected(coder: Coder, level: ir.Level, cotangent: str) -> list[Statement]:
-    lines: list[Statement] = []
-    for variable in level.variables:
-        value = coder.writer.name(variable.name)
-        lines.append(Assign(f"d_{value}" if variable.domain or len(level.variables) > 1 else "moved", f"given_{value}"))
-    lines += _to_free(coder, level, "state[0]")
-    names = own(coder, level)
-    if len(names) == 1:
-        extra = f"d_{names[0]}" if level.variables[0].domain else "moved"
-        if level.variables[0].domain:
-            # The name of the running cotangent is that of the free coordinates: keep it while the value's is mapped.
-            lines = _inject_restricted(coder, level)
-            extra = "moved"
-        return [*lines, Assign(cotangent, f"add({cotangent}, {extra})")]
-    return [*lines, Assign(cotangent, f"add({cotangent}, {pack([f'd_{n}' for n in names])})")]
-
-
-def _inject_restricted(coder: Coder, level: ir.Level) -> list[Statement]:
-    variable = level.variables[0]
-    name = coder.writer.name(variable.name)
-    call = domain_call(variable, "free")
-    return [Assign("(moved,)", f"vjp(lambda free: {call}, state[0])[1](given_{name})")]
 
 
 def _start_reads(coder: Coder, level: ir.Level) -> list[str]:
@@ -481,7 +314,7 @@ def _start_functions(coder: Coder, level: ir.Level) -> list[Function]:
     start, through = f"{level.name}_start", _start_reads(coder, level)
     if not through:
         return []
-    cotangent = _packed_cotangent(own(coder, level))
+    cotangent = packed_cotangent(own(coder, level))
     names = ", ".join(through)
     body: list[Statement] = [
         Assign("_, pull", f"vjp(lambda {names}: {coder.call(start)}, {names})"),
@@ -501,5 +334,5 @@ def _pull_start(coder: Coder, level: ir.Level) -> list[Statement]:
     left = ", ".join(f"d_{t}" if t in alone else f"more_{t}" for t in through)
     return [
         Assign(f"({left},)", coder.call(f"{level.name}_start_pullback")),
-        *_accumulate([t for t in through if t not in alone]),
+        *accumulate([t for t in through if t not in alone]),
     ]
