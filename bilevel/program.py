@@ -17,7 +17,10 @@ from torch import Tensor
 
 from bilevel import ir, pipeline
 from bilevel.backends.torch_func.keyed import make_key
+from bilevel.backends.torch_func.plainly import Plain
+from bilevel.backends.torch_func.trace.kernels import Kernels
 from bilevel.binding import Parts, bind
+from bilevel.compiling import Asked, kernel_lines, kernels_for, prepare
 from bilevel.costs import Calibration, current
 from bilevel.elements import check_sizes
 from bilevel.errors import fail
@@ -46,6 +49,7 @@ class Program:
     parts: Parts
     source: str
     phases: tuple[Any, ...]
+    kernels: Kernels
 
     def emit(self) -> str:
         """The source text of the module that runs."""
@@ -54,6 +58,11 @@ class Program:
     def explain(self) -> str:
         """The plan as text, with sizes and the costs of every mode."""
         return plan_text(self.explained, self.parts)
+
+    def explain_kernels(self, seed: int = 0) -> str:
+        """What runs as a kernel and what does not, and why; makes them, which takes as long as the first step."""
+        prepare(self, seed)
+        return "\n".join(kernel_lines(self)) + "\n"
 
     @cached_property
     def explained(self) -> Plan:
@@ -116,6 +125,7 @@ def compile(
     allow: Class = "exact",
     calibration: Calibration | None = None,
     decided: Mapping[str, str] | None = None,
+    compile: Asked = "none",
     **parts: Any,
 ) -> Program:
     """Check, plan and emit a recipe and build its parts; raises RecipeError with every problem of the stage it is in.
@@ -124,6 +134,8 @@ def compile(
     for `use` lines by name, in place of what the recipe says. `limit`: `"memory=2GB"`, by default what is free on the
     device; `allow`: the worst class that the planner may choose by itself; `calibration`: by default this machine's,
     or the reference; `decided`: modes by level that an earlier plan of the recipe took, in place of a choice by cost.
+    `compile`: what the emitted functions become: `none` (they run as they are), `fx` (traced), `inductor` (compiled),
+    or by the number of steps of a run (`auto`, in runs alone).
     """
     recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
     known = _registry(registry)
@@ -137,7 +149,8 @@ def compile(
     if decided is None:
         plan = costed(plan, bound, read_limit(limit, bound.device), allow, calibration or current(), every=False)
     source = pipeline.emit(plan)
-    return Program(recipe, plan, bound, source, load_phases(source, bound))
+    kernels = kernels_for(plan, compile, bound.device, dtype)
+    return Program(recipe, plan, bound, source, load_phases(source, bound, kernels), kernels)
 
 
 def costed(plan: Plan, parts: Parts, limit: Limit | None, allow: Class, calibration: Calibration, every: bool) -> Plan:
@@ -174,12 +187,12 @@ def _device(name: str | torch.device) -> torch.device:
     return device
 
 
-def load_phases(source: str, parts: Parts) -> tuple[Any, ...]:
+def load_phases(source: str, parts: Parts, kernels: Kernels | Plain | None = None) -> tuple[Any, ...]:
     """The outermost levels of an emitted module, built with the parts."""
     module = types.ModuleType("bilevel_emitted")
     exec(compile_source(source), module.__dict__)  # noqa: S102 - our own text, the very file that `emit` writes
     build: Callable[..., tuple[Any, ...]] = module.__dict__["build"]
-    return build(**argument_names(parts.objects), device=parts.device, dtype=parts.dtype)
+    return build(**argument_names(parts.objects), device=parts.device, dtype=parts.dtype, kernels=kernels or Plain())
 
 
 def compile_source(source: str) -> types.CodeType:

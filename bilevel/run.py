@@ -121,7 +121,7 @@ def advance(run: Run, callbacks: Sequence[Callback]) -> Run:
     """
     key = make_key(run.seed, run.program.parts.device)
     clock = _Clock()
-    with torch.no_grad():
+    with run.program.kernels.running(), torch.no_grad():
         for phase in run.program.phases:
             given = [run.state[name] for name in phase.reads]
             if phase.name not in run.states:
@@ -194,7 +194,8 @@ def _report(run: Run, phase: Any, state: Any, key: torch.Tensor, given: list[Any
         due = state.step % every == 0 or state.step >= phase.steps
         known = run.reports.setdefault(name, [])
         if due and not (known and known[-1][0] == state.step):
-            found[name] = float(function(state, key, *given))
+            with run.program.kernels.resting():
+                found[name] = float(function(state, key, *given))
             known.append((state.step, found[name]))
     if found and state.step >= phase.steps:
         _log(run, {"phase": phase.name, "step": state.step}, found)
@@ -259,6 +260,7 @@ def _about(run: Run) -> dict[str, object]:
         "device": str(program.parts.device),
         "dtype": str(program.parts.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "kernels": program.kernels.kind,
         "schedule": program.recipe.schedule,
         "decided": program.plan.decided,
         "with": list(run.modules),

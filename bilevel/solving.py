@@ -29,7 +29,7 @@ def solve(run: Run, level: str, steps: int | None, seed: int, copies: bool, give
     batched = bool(run.program.plan.program.level(level).batched)
     items = [_placed(run, given[n], batched and not copies) for n in names]
     outside = [run.state[n] for n in phase.reads]
-    with torch.no_grad():
+    with torch.no_grad(), program.kernels.resting():
         found = function(run.states[phase.name], make_key(seed, run.program.parts.device), *items, *outside)
     values = {n: tree_map(lambda leaf: leaf[0], v) if batched and not copies else v for n, v in found.items()}
     return next(iter(values.values())) if len(values) == 1 else values

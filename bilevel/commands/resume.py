@@ -32,13 +32,18 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     about = read_about(folder)
     changes = [text for texts in [*about["resumed"], arguments.settings] for text in texts]
     program = build(
-        _recipe(folder, about, changes), about["with"], about["device"], about["dtype"], decided=about["decided"]
+        _recipe(folder, about, changes),
+        about["with"],
+        about["device"],
+        about["dtype"],
+        decided=about["decided"],
+        kernels=about.get("kernels", "none"),
     )
     use_threads(about["threads"])
     restored = restore(program, folder, about["seed"], about["with"])
     if arguments.settings:
         note_resumed(folder, arguments.settings)
-    announce(program, folder, console)
+    announce(program, folder, about["seed"], console)
     console.say(f"goes on after {_where(restored)}")
 
     def work(callbacks: list[Callback]) -> Run:

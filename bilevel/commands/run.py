@@ -18,6 +18,7 @@ from bilevel.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
+    from bilevel.compiling import Asked
     from bilevel.modes import Class
     from bilevel.program import Program
     from bilevel.run import Callback, Run
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", metavar="N", type=_positive, help="of one operation on a CPU; 1 for small networks"
     )
+    parser.add_argument(
+        "--compile",
+        choices=("none", "fx", "inductor", "auto"),
+        default="none",
+        help="what the steps become: traced (fx), compiled (inductor); auto: what pays back in this run (none)",
+    )
     parser.add_argument("--json", action="store_true", help="the result as one JSON document on stdout")
 
 
@@ -55,10 +62,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         arguments.dtype,
         read_limits(arguments.limits),
         arguments.allow,
+        kernels=arguments.compile,
     )
     use_threads(arguments.threads or threads_for(program))
     folder = free_folder(recipe.name) if arguments.out is None else Path(arguments.out)
-    announce(program, folder, console)
+    announce(program, folder, arguments.seed, console)
     from bilevel.commands.watch import watched
     from bilevel.run import execute
 
@@ -76,6 +84,7 @@ def build(
     limit: Limit | None = None,
     allow: Class = "exact",
     decided: Mapping[str, str] | None = None,
+    kernels: Asked = "none",
 ) -> Program:
     """The compiled program with its parts."""
     # Idle threads sleep. By default they spin, and where another program wants the core a step takes fifty times as
@@ -92,6 +101,7 @@ def build(
         limit=limit,
         allow=allow,
         decided=decided,
+        compile=kernels,
     )
 
 
@@ -128,11 +138,13 @@ def _positive(text: str) -> int:
     return number
 
 
-def announce(program: Program, folder: Path, console: Console) -> None:
-    """What is about to run, and where its files go."""
+def announce(program: Program, folder: Path, seed: int, console: Console) -> None:
+    """What is about to run, by which kernels, and where its files go."""
     from bilevel.explain import summary
 
     console.say(summary(program.plan))
+    if program.kernels.kind != "none" or program.kernels.idle:
+        console.say(program.explain_kernels(seed).rstrip())
     console.say(f"files: {folder}")
 
 

@@ -24,6 +24,9 @@ from bilevel.errors import fail
 MOST = 16
 """Forms of arguments that one function gets kernels for; data of ever new sizes would make one in every step."""
 
+CALLS = 24
+"""The most functions called inside one that becomes a kernel as a whole: its graph has all of theirs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -43,6 +46,10 @@ class Kernels:
     kind: Kind
     dtype: torch.dtype
     device: torch.device
+    reason: str = ""
+    """why this kind"""
+    idle: bool = False
+    """whether functions run as they are because nothing is worth a kernel"""
     made: list[Made] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     """by level, how many of its steps go into one kernel"""
@@ -50,6 +57,8 @@ class Kernels:
     """whether functions run as they are just now"""
     steps: int = 0
     """the steps of levels inside that were taken since functions run as they are"""
+    calls: int = 0
+    """the marked functions that were called since then"""
 
     def kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, or a kernel in its place where one can be used."""
@@ -57,7 +66,7 @@ class Kernels:
 
     def runs(self, level: str, first: int, last: int) -> list[range]:
         """The steps first..last-1 in runs as long as a kernel, then one by one."""
-        size = 1 if self.plain or self.kind == "none" else self.sizes.get(level, 1)
+        size = 1 if self.plain or self.idle or self.kind == "none" else self.sizes.get(level, 1)
         whole = first + (last - first) // size * size
         runs = [range(start, start + size) for start in range(first, whole, size)]
         return runs + [range(start, start + 1) for start in range(whole, last)]
@@ -65,11 +74,30 @@ class Kernels:
     @contextmanager
     def off(self) -> Iterator[None]:
         """While it lasts, functions run as they are."""
-        before, self.plain, self.steps = self.plain, True, 0
+        before, self.plain = self.plain, True
+        self.steps = self.calls = 0
         try:
             yield
         finally:
             self.plain = before
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While it lasts, kernels are made and used, also where that waits for a run."""
+        before, self.idle = self.idle, False
+        try:
+            yield
+        finally:
+            self.idle = before
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While it lasts, functions run as they are: for what is computed now and then, on data of another size."""
+        before, self.idle = self.idle, True
+        try:
+            yield
+        finally:
+            self.idle = before
 
     def note_size(self, name: str, operators: int) -> None:
         """How many steps of a level a kernel may have, from the operators in one step of one of its functions."""
@@ -90,7 +118,8 @@ class Kernel:
     def __call__(self, *arguments: Any) -> Any:
         """What the function gives, by a kernel unless somebody differentiates or batches the call."""
         kernels = self.kernels
-        if kernels.kind == "none" or _transformed():
+        kernels.calls += 1
+        if kernels.idle or kernels.kind == "none" or _transformed():
             return self.function(*arguments)
         if kernels.plain:
             self._count(arguments)
@@ -131,9 +160,11 @@ class Kernel:
             return Made(self.name, 0, reason=f"more than {MOST} forms of arguments")
         with self.kernels.off(), torch.no_grad():
             expected = self.function(*arguments)
-            steps = self.kernels.steps
+            steps, calls = self.kernels.steps, self.kernels.calls
         if steps > WHOLE[self.kernels.kind]:
             return Made(self.name, 0, reason=f"{steps} steps inside")
+        if calls > CALLS:
+            return Made(self.name, 0, reason=f"{calls} functions inside")
         try:
             traced = self.traces.get(key) or trace(self.function, arguments, leaves, self.kernels.dtype)
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
@@ -168,7 +199,7 @@ class Kernel:
             "B711",
             f"the {self.kernels.kind} kernel of `{self.name}` does not agree with the function it was made from",
             why=f"{what}; a wrong kernel would train on wrong numbers without a sign",
-            fix="run the functions as they are, with no kernels (step.py in the folder of the run has them);\n"
+            fix="--compile none runs the functions as they are (step.py in the folder of the run has them);\n"
             "please report the recipe and the versions of bilevel and torch",
         )
 

@@ -1,0 +1,142 @@
+"""Which kind of kernels a program gets, and what became of its functions, as lines of a plan.
+
+`auto` is decided from numbers in the recipe, never by a measurement: the same recipe has the same kernels, and with
+them the same bits, in every run on a machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+
+from bilevel import ir
+from bilevel.backends.torch_func.keyed import make_key
+from bilevel.backends.torch_func.trace.compilers import KINDS, Kind, why_not
+from bilevel.backends.torch_func.trace.kernels import Kernels, Made
+from bilevel.errors import fail
+from bilevel.kinds import is_searched
+from bilevel.plan import Plan
+
+if TYPE_CHECKING:
+    from bilevel.program import Program
+
+Asked: TypeAlias = Literal["auto", "none", "fx", "inductor"]
+ASKED: tuple[Asked, ...] = ("auto", *KINDS)
+
+TRACING, COMPILING = 2_000, 100_000
+"""Steps, of all levels and both ways, from which tracing and compiling pay back.
+
+A step of a small level takes about 4 ms as it is, 0.8 ms traced, 0.15 ms compiled; tracing takes 1 to 4 s, compiling
+20 to 40 s. Both pay back twice.
+"""
+UNKNOWN = 20
+"""steps that a level is taken to need where the recipe does not say"""
+
+
+def kernels_for(plan: Plan, asked: Asked, device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The compiler of kernels that was asked for (B712 where it cannot be had); `auto` waits until a run begins."""
+    if asked not in ASKED:
+        raise fail("B712", f"there are no kernels `{asked}`", fix=f"one of: {', '.join(ASKED)}")
+    if asked == "auto":
+        kind, reason = _chosen(plan, device)
+        return Kernels(kind, dtype, device, idle=True, reason=reason)
+    missing = why_not(asked, device)
+    if missing is not None:
+        install = (
+            "install g++ (on Debian and Ubuntu: apt install g++)" if device.type == "cpu" else "pip install triton"
+        )
+        raise fail("B712", f"no {asked} kernels here: {missing}", fix=f"--compile fx, which needs none; or {install}")
+    return Kernels(asked, dtype, device, reason="asked for")
+
+
+def _chosen(plan: Plan, device: torch.device) -> tuple[Kind, str]:
+    """The kind that pays back, and why."""
+    count = step_calls(plan)
+    told = f"about {count:,} steps of levels in a run; tracing pays from {TRACING:,}, Inductor from {COMPILING:,}"
+    if count < TRACING:
+        return "none", told
+    if count < COMPILING:
+        return "fx", told
+    missing = why_not("inductor", device)
+    return ("inductor", told) if missing is None else ("fx", f"{told}, but here is {missing}")
+
+
+def step_calls(plan: Plan) -> int:
+    """How many steps of levels a run takes, those of the way back counted too."""
+    return sum(_calls(plan, level) for level in plan.program.levels)
+
+
+def _calls(plan: Plan, level: ir.Level) -> int:
+    choice = plan.choices.get(level.name)
+    ways = 2 if choice is None or choice.adjoint is not None else 1
+    inside = sum(_calls(plan, inner) for inner in level.levels if not plan.facts[inner.name].unread)
+    return _steps(plan.program, level) * ways * max(1, inside)
+
+
+def _steps(program: ir.Program, level: ir.Level) -> int:
+    """The steps of a level where they are a number, or a param that is one."""
+    duration = level.phases[-1].duration
+    count = duration.cap if isinstance(duration, ir.Until) else duration.count if duration is not None else None
+    if isinstance(count, ir.Constant):
+        return max(1, int(count.value))
+    numbers = {p.name: p.value for p in program.params if isinstance(p.value, int)}
+    named = next(iter(count.reads), "") if count is not None else ""
+    return max(1, int(numbers.get(named, UNKNOWN)))
+
+
+# ---- before a run --------------------------------------------------------------------------------------------
+
+
+def prepare(program: Program, seed: int = 0) -> None:
+    """Make the kernels of the first step of every outermost level, so that what cannot be one is known before a run.
+
+    No step is taken; earlier levels stand at their starts. Costs a hypergradient of each level, and the tracing.
+    """
+    if program.kernels.kind == "none":
+        return
+    key, known = make_key(seed, program.parts.device), dict[str, object]()
+    with program.kernels.running(), torch.no_grad():
+        for phase in program.phases:
+            given = [known[name] for name in phase.reads]
+            state = phase.begin(key, *given)
+            known |= phase.values(state)
+            if is_searched(program.plan.program.level(phase.name)):
+                continue
+            try:
+                phase.hypergradient(state, key, *given)
+            except ArithmeticError:
+                continue  # a linear system that cannot be solved: the run says so, with its place
+
+
+def kernel_lines(program: Program) -> Iterator[str]:
+    """What runs as a kernel, level by level, and what does not and why."""
+    kernels = program.kernels
+    yield f"kernels    {kernels.kind}        {kernels.reason}"
+    for level in program.plan.program.walk_levels():
+        made = list(_made(program, level.name))
+        if kernels.kind == "none" or not made:
+            continue
+        yield f"  {level.name:<8} {'; '.join(made)}"
+
+
+def _made(program: Program, level: str) -> Iterator[str]:
+    """The functions of one level."""
+    names = [lv.name for lv in program.plan.program.walk_levels()]
+    mine = [m for m in program.kernels.made if _level(m, names) == level]
+    used = [_part(m, level) for m in mine if m.run is not None]
+    steps = program.kernels.sizes.get(level, 1)
+    several = f", {steps} steps each" if steps > 1 else ""
+    if used:
+        yield f"{', '.join(dict.fromkeys(used))}{several}"
+    for one in {_part(m, level): m for m in mine if m.run is None}.values():
+        yield f"none for {_part(one, level)} [{one.reason}]"
+
+
+def _level(made: Made, names: list[str]) -> str:
+    return max((name for name in names if made.name.startswith(f"{name}_")), key=len, default="")
+
+
+def _part(made: Made, level: str) -> str:
+    return made.name.removeprefix(f"{level}_")
