@@ -93,23 +93,23 @@ def reference() -> Calibration:
     return read_calibration(REFERENCE)
 
 
-def stored() -> Path:
-    """Where the calibration of this machine is kept; only `bilevel analyze` writes it."""
+def stored(device: str = "cpu") -> Path:
+    """Where the calibration of this machine's kind of device is kept; only `bilevel analyze` writes it."""
     folder = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(folder) / "bilevel" / "calibration.json"
+    return Path(folder) / "bilevel" / ("calibration.json" if device == "cpu" else f"calibration.{device}.json")
 
 
-def current() -> Calibration:
+def current(device: str = "cpu") -> Calibration:
     """The calibration of this machine where there is one, else the reference."""
     try:
-        return read_calibration(stored())
+        return read_calibration(stored(device))
     except (OSError, ValueError, KeyError, TypeError):
         return reference()
 
 
-def store(calibration: Calibration) -> Path:
+def store(calibration: Calibration, device: str = "cpu") -> Path:
     """Keep the calibration of this machine for later plans; raises OSError."""
-    path = stored()
+    path = stored(device)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(calibration.to_json(), indent=1) + "\n", "utf-8")
     return path

@@ -77,7 +77,7 @@ class Estimator:
 
     def _traced(self, plan: Plan, level: ir.Level, steps: Mapping[str, float]) -> Work:
         top = self.outermost(level)
-        return self.tracer.cost(plan, top.name, {**self.steps, **steps}, self._products(plan))
+        return self.tracer.cost(plan, top.name, {**self.steps, **steps}, self.products(plan))
 
     def outermost(self, level: ir.Level) -> ir.Level:
         """The outermost level around a level."""
@@ -96,7 +96,7 @@ class Estimator:
         peak = self._traced(plain, level, {level.name: float(alive - 1)}).peak
         return replace(self._traced(plain, level, {}) + float(again) * forward, peak=peak)
 
-    def _products(self, plan: Plan) -> dict[str, float]:
+    def products(self, plan: Plan) -> dict[str, float]:
         """Products that linear solvers are taken to need: those asked for, or at most one for each number."""
         found = {}
         for name, choice in plan.choices.items():
@@ -183,7 +183,7 @@ class Estimator:
             yield _fact("T", "", self.steps[level.name], "assumed" if until else "declared", level.phases[-1].span)
         if (copies := self.copies(level)) is not None:
             yield _fact("P", "", copies, "declared" if level.copies else "derived", _index_span(self.program, level))
-        for name, products in self._products(Plan(self.program, self.facts, choices, nx.DiGraph())).items():
+        for name, products in self.products(Plan(self.program, self.facts, choices, nx.DiGraph())).items():
             if name == level.name:
                 yield _fact("K", "", products, "assumed", level.phases[-1].span)
 

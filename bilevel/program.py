@@ -147,7 +147,9 @@ def compile(
     check_sizes(plan.program, bound)
     check_samples(plan.program, bound)
     if decided is None:
-        plan = costed(plan, bound, read_limit(limit, bound.device), allow, calibration or current(), every=False)
+        plan = costed(
+            plan, bound, read_limit(limit, bound.device), allow, calibration or current(bound.device.type), every=False
+        )
     source = pipeline.emit(plan)
     kernels = kernels_for(plan, compile, bound.device, dtype)
     return Program(recipe, plan, bound, source, load_phases(source, bound, kernels), kernels)

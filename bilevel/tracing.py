@@ -267,19 +267,25 @@ class Tracer:
 
         `products`: of the linear solver of a level. Cost: 2^d runs without numbers for d levels. Raises Untraced.
         """
+        total = Work()
+        for weight, point, knobs in self.points(plan, phase, steps, products):
+            total += weight * self._at(plan, phase, knobs, point)
+        return total
+
+    def points(
+        self, plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]
+    ) -> list[tuple[float, tuple[int, ...], list[Knob]]]:
+        """What is traced in place of the plan: a weight, and a number for each knob that `cut` sets. Raises Untraced."""
         knobs = list(_knobs(plan, phase, steps, products))
         grid = list(itertools.product(*(knob.values for knob in knobs)))
         if len(grid) > LARGEST_GRID:
             raise Untraced(f"{len(knobs)} numbers of steps would have to be varied")
-        total = Work()
-        for point in grid:
-            weight = math.prod(knob.weight(value) for knob, value in zip(knobs, point, strict=True))
-            total += weight * self._at(plan, phase, knobs, point)
-        return total
+        if any(value > LONGEST for point in grid for value in point):
+            raise Untraced(f"a run of {max(map(max, grid))} steps")
+        weigh = [math.prod(k.weight(value) for k, value in zip(knobs, point, strict=True)) for point in grid]
+        return [(weight, point, knobs) for weight, point in zip(weigh, grid, strict=True)]
 
     def _at(self, plan: Plan, phase: str, knobs: list[Knob], point: tuple[int, ...]) -> Work:
-        if any(value > LONGEST for value in point):
-            raise Untraced(f"a run of {max(point)} steps")
         shorter = cut(plan, knobs, point)
         key = (phase, point, tuple((c.level, repr(c.adjoint)) for c in shorter.choices.values()))
         if key not in self.known:
@@ -310,9 +316,9 @@ def _range(adjoint: object) -> tuple[int, int]:
         case Unroll(window=int() as window, update=True):
             return window, 2 * window
         case Unroll(window=int() as window):
-            return window + 1, window + 2
+            return window + 2, window + 3
         case Leaping(teacher=teacher, keep=keep):
-            return teacher + keep + 1, teacher + keep + 2
+            return teacher + keep + 2, teacher + keep + 3
     return 2, 3
 
 

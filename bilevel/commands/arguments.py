@@ -19,6 +19,7 @@ VERBS = {
     "fmt": "write recipes in the one layout",
     "show": "a recipe with all that it inherits; its settings; its equations",
     "plan": "what will be computed, and how each level is differentiated",
+    "analyze": "run some steps on copies: estimates beside measurements",
     "run": "plan, then run; reports, curves and state go to a folder",
     "resume": "go on with an interrupted run",
     "gradcheck": "hypergradients against difference quotients and all other exact modes",

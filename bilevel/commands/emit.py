@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bilevel import pipeline
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, open_recipe
+from bilevel.commands.recipes import add_limits, add_modules, add_recipe, add_schedule, manifests, open_recipe
 from bilevel.errors import fail
+from bilevel.limits import read_limits
+from bilevel.recipe import Recipe
+
+if TYPE_CHECKING:
+    from bilevel.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `emit`."""
     add_recipe(parser)
     parser.add_argument("-o", dest="output", metavar="FILE.py", help="write there in place of stdout")
-    add_modules(parser, "import MODULE and let the recipe name what it registers")
+    add_modules(parser, "import MODULE and let the recipe name what it registers (--symbolic reads its manifest)")
     add_schedule(parser)
+    add_limits(parser)
+    parser.add_argument(
+        "--symbolic", action="store_true", help="build no part: modes by the kind of each level, not by what they cost"
+    )
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Write the emitted module."""
-    from bilevel.commands.modules import import_modules
-    from bilevel.registry import collect
-
-    recipe = open_recipe(arguments.file, arguments.settings, arguments.schedule)
-    if modules := import_modules(arguments.modules):
-        recipe = recipe.knowing(collect(modules).manifest)
-    plan = pipeline.plan(recipe.program)
-    text = pipeline.emit(plan)
+    """Write the emitted module: the one that `bilevel run` runs, unless it is symbolic."""
+    recipe, plan, text = _emitted(arguments)
     if arguments.output is None:
         console.result(text)
         console.next(f"bilevel emit {arguments.file} -o {recipe.name}.py", "to write it into a file")
@@ -43,3 +46,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     console.say(f"needs torch alone; plan {plan.identity}")
     console.next(f"from {Path(arguments.output).stem} import build", f"then  phase, = build({parts})")
     return 0
+
+
+def _emitted(arguments: argparse.Namespace) -> tuple[Recipe, Plan, str]:
+    """The recipe, its plan, and the text of the module."""
+    if arguments.symbolic:
+        recipe = open_recipe(arguments.file, arguments.settings, arguments.schedule, manifests(arguments.modules))
+        plan = pipeline.plan(recipe.program, arguments.allow)
+        return recipe, plan, pipeline.emit(plan)
+    from bilevel.commands.run import build
+
+    recipe = open_recipe(arguments.file, arguments.settings, arguments.schedule)
+    limit = read_limits(arguments.limits)
+    program = build(recipe, arguments.modules, "cpu", "float32", limit, arguments.allow)
+    return recipe, program.plan, program.source

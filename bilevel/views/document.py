@@ -99,7 +99,7 @@ class Document:
     edges: tuple[Edge, ...]
     hypergradients: tuple[Hypergradient, ...]
     sources: Mapping[str, str]
-    measured: tuple[Mapping[str, Any], ...] = ()
+    measured: tuple[Mapping[str, str], ...] = ()
 
     def level(self, name: str) -> Level:
         """The level of that name."""
@@ -120,7 +120,7 @@ def read(content: Mapping[str, Any]) -> Document:
         tuple(Edge(*edge) for edge in graph["edges"]),
         tuple(_hypergradient(h) for h in content["hypergradients"]),
         content["sources"],
-        tuple(content.get("measured", ())),
+        tuple(map(_measured, content.get("measured", ()))),
     )
 
 
@@ -167,6 +167,25 @@ def _candidate(row: dict[str, Any]) -> Candidate:
         "" if seconds is None else si(float(seconds), "s"),
         _remark(row),
     )
+
+
+def _measured(row: Mapping[str, Any]) -> dict[str, str]:
+    """One line of an analysis, with units; the words of its columns are those of the table in text."""
+    seconds, held = row["seconds"], row["bytes"]
+    return {
+        "": f"{'  ' * row['depth']}{row['step']}",
+        "time, estimate": _or_dash(seconds["estimate"], "s"),
+        "time, measured": _or_dash(seconds["measured"], "s"),
+        "ratio": "-" if seconds["ratio"] is None else f"{seconds['ratio']:.2f}",
+        "peak, estimate": _or_dash(held["estimate"], "B"),
+        "peak, measured": _or_dash(held["measured"], "B"),
+        "calls": f"{row['calls']:,}",
+        "beyond 1.5": ", ".join(row["flags"]),
+    }
+
+
+def _or_dash(number: float | None, unit: str) -> str:
+    return "-" if number is None else si(float(number), unit)
 
 
 def _amount(row: Mapping[str, Any], unit: str) -> str:

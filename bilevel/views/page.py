@@ -161,6 +161,11 @@ def _modes(plan: Document, found: Hypergradient) -> Iterator[str]:
     yield "</tbody></table></div>"
 
 
+def _indented(text: str) -> str:
+    """Spaces before a word stay, so that functions stand below those that call them."""
+    return "&nbsp;" * (len(text) - len(text.lstrip())) + escape(text.lstrip())
+
+
 def _measured(plan: Document) -> Iterator[str]:
     """Estimates beside measurements, once `bilevel analyze` has run."""
     if not plan.measured:
@@ -169,5 +174,5 @@ def _measured(plan: Document) -> Iterator[str]:
     yield '<h2>Estimated and measured</h2><div class="scroll" tabindex="0"><table><thead><tr>'
     yield "".join(f'<th scope="col">{escape(head)}</th>' for head in heads) + "</tr></thead><tbody>"
     for row in plan.measured:
-        yield "<tr>" + "".join(f'<td class="number-cell">{escape(str(row[head]))}</td>' for head in heads) + "</tr>"
+        yield "<tr>" + "".join(f'<td class="number-cell">{_indented(row[head])}</td>' for head in heads) + "</tr>"
     yield "</tbody></table></div>"

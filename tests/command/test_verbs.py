@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bilevel.commands.arguments import VERBS
+from bilevel.program import compile as compiled
 from tests.command.tools import ROOT, Command
 
 QUICK_VERBS = [
@@ -241,6 +242,15 @@ def test_emit_to_stdout_and_to_a_file(bilevel: Command, here: Path) -> None:
     assert bilevel("emit", "tiny.bl", "-o", "step.py").out == "step.py\n"
     assert (here / "step.py").read_text("utf-8") == said.out
     assert bilevel("emit", "tiny.bl", "-o", "no/such/step.py").code == 1
+
+
+def test_emit_writes_what_runs_and_symbolic_what_kinds_decide(bilevel: Command, here: Path) -> None:
+    said = bilevel("emit", "tiny.bl")
+    assert said.out == compiled("tiny.bl").source
+    assert "rmd(store = residuals)" in said.out  # the fastest by cost, where kinds alone would say rmd
+    symbolic = bilevel("emit", "tiny.bl", "--symbolic").out
+    assert "rmd(store = residuals)" not in symbolic
+    assert "rmd, exact" in symbolic
 
 
 def test_list_kinds(bilevel: Command) -> None:

@@ -132,8 +132,14 @@ def test_costs_are_shown_where_a_plan_has_them() -> None:
     text = FORMATS["html"](read(content))
     assert "P*(3*T*g + G)  278 GFLOP" in text and "1.78 GB" in text and "31 ms" in text
     assert "Estimated and measured" not in text
-    content["measured"] = [{"step": "adapt", "estimate": "5 ms", "measured": "6 ms"}]
-    assert "Estimated and measured" in FORMATS["html"](read(content))
+    seconds, held = {"estimate": 0.005, "measured": 0.006, "ratio": 1.2}, {"estimate": None, "measured": 1.93e9}
+    row = {"step": "adapt forward", "level": "adapt", "depth": 1, "calls": 7, "seconds": seconds, "bytes": held}
+    content["measured"] = [row | {"flags": []}]
+    text = FORMATS["html"](read(content))
+    assert "Estimated and measured" in text
+    assert all(
+        f">{word}</td>" in text for word in ("&nbsp;&nbsp;adapt forward", "5 ms", "6 ms", "1.20", "-", "1.93 GB")
+    )
 
 
 def test_numbers_have_their_prefix() -> None:
