@@ -22,6 +22,7 @@ from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 from bilevel.binding import Parts, bind
 from bilevel.differences import DIFFERENCES, NUMBERS, Slope, by_name, noise, norm
 from bilevel.errors import Diagnostic, RecipeError, fail
+from bilevel.kinds import is_searched
 from bilevel.plan import Plan
 from bilevel.recipe import Recipe
 from bilevel.registry import Registry
@@ -113,7 +114,10 @@ def gradcheck(
     _check_level(program.plan, level)
     small, rebuilt = _small(program, seed)
     check = _Check(small, rebuilt, program.parts, directions, seed, level, against)
-    rows = [row for phase in rebuilt if _holds(small.plan, phase.name, level) for row in check.phase(phase)]
+    searched = {lv.name for lv in small.plan.program.levels if is_searched(lv)}
+    asked = [phase for phase in rebuilt if _holds(small.plan, phase.name, level)]
+    followed = [phase for phase in asked if phase.name not in searched] or asked
+    rows = [row for phase in followed for row in check.phase(phase)]
     if against not in (None, "fd") and not any(r.modes or r.bias for r in rows):
         why = "; ".join(check.skipped) or "no level has another exact mode of that name"
         raise fail("B506", f"nothing can be compared with `{against}`", why=why, fix="--against fd")
@@ -147,7 +151,7 @@ def _small(program: Program, seed: int) -> tuple[Small, tuple[Any, ...]]:
         small = shrink(program.recipe, program.plan, draws)
         try:
             phases = build(small.plan, program.parts)
-            _point(phases, seed)
+            _point(small.plan, phases, seed)
         except (RuntimeError, ValueError, IndexError) as error:
             problems = error
             continue
@@ -165,16 +169,21 @@ def build(plan: Plan, parts: Parts) -> tuple[Any, ...]:
     return load_phases(pipeline.emit(plan), bound)
 
 
-def _point(phases: tuple[Any, ...], seed: int) -> dict[str, tuple[Any, list[Any]]]:
+def _point(plan: Plan, phases: tuple[Any, ...], seed: int) -> dict[str, tuple[Any, list[Any]]]:
     """For every outermost level a state to check at and the solutions it reads: near the start, and not on it.
 
-    A start is often a special point (all entries equal, a kink at zero), where one sees less.
+    A start is often a special point (all entries equal, a kink at zero), where one sees less. A search before a
+    level that follows a gradient has none: it hands on its start.
     """
+    searched = {level.name for level in plan.program.levels if is_searched(level)}
+    alone = len(searched) == len(phases)
     key, known, found = make_key(seed), dict[str, Any](), dict[str, tuple[Any, list[Any]]]()
     for phase in phases:
         given = [known[n] for n in phase.reads]
         state = phase.begin(key, *given)
-        found[phase.name] = _moved(phase, state, key, given, seed), given
+        if alone or phase.name not in searched:
+            state = _moved(phase, state, key, given, seed)
+        found[phase.name] = state, given
         known |= phase.values(state)
     return found
 
@@ -206,7 +215,7 @@ class _Check:
 
     def phase(self, phase: Any) -> Iterator[Row]:
         """The rows of one outermost level."""
-        state, given = _point(self.phases, self.seed)[phase.name]
+        state, given = _point(self.small.plan, self.phases, self.seed)[phase.name]
         key = make_key(self.seed)
         gradient = by_name(phase, phase.hypergradient(state, key, *given)[0])
         plan, exactness = self.small.plan, _exactness(self.small.plan, phase.name)
@@ -262,7 +271,7 @@ class _Check:
         except RecipeError as error:
             self.skipped.append(f"{spelled}: {error.diagnostics[0].message}")
             return None
-        state, given = _point(self.phases, self.seed)[phase]
+        state, given = _point(self.small.plan, self.phases, self.seed)[phase]
         other = next(p for p in phases if p.name == phase)
         try:
             return by_name(other, other.hypergradient(state, make_key(self.seed), *given)[0])
@@ -301,7 +310,7 @@ def _too_much(plan: Plan, phases: tuple[Any, ...], modes: Mapping[str, str]) -> 
     """Why a mode is not tried although it could be: forward mode with a tangent for each of very many numbers."""
     if "fmd" not in modes.values():
         return ""
-    point = _point(phases, 0)
+    point = _point(plan, phases, 0)
     sizes = {n: sum(x.numel() for x in leaves(v)) for p in phases for n, v in by_name(p, point[p.name][0].x).items()}
     most = max((sum(sizes.get(t, 1) for t in plan.facts[name].targets) for name in modes), default=0)
     return f"[work] {most:,} tangents" if most > NUMBERS else ""

@@ -250,15 +250,23 @@ def _pull_listed(coder: Coder, inner: ir.Level, have: set[str], targets: list[st
     shared = [t for t in targets if t not in listed]
     lines: list[Statement] = [Assign(f"d_{t}", f"zeros({t})") for t in shared if f"d_{t}" not in have]
     have.update(f"d_{t}" for t in targets)
-    if listed:
+    implicit = isinstance(coder.plan.choices[inner.name].adjoint, Implicit)
+    if listed or implicit:
         lines.append(Assign(f"{inner.name}_pulled", text))
         text = f"{inner.name}_pulled"
+    if implicit:
+        worst = f"[more[-1].amax() for more in all_listed({text}, {len(lists)})]"
+        lines.append(Assign(f"{inner.name}_residual", f"torch.stack({worst})"))
     added: tuple[Statement, ...] = tuple(Assign(f"d_{t}", f"add(d_{t}, more_{t})") for t in shared)
-    left = ", ".join(f"more_{t}" if t in shared else "_" for t in targets)
+    left = ", ".join([*(f"more_{t}" if t in shared else "_" for t in targets), *["_"] * implicit])
     lines += [Loop(left, f"all_listed({text}, {len(lists)})", added)] if shared else []
     for place, target in enumerate(targets):
         if target in listed:
-            one = f"each_listed(lambda more: more[{place}], {text}, {len(lists)})" if len(targets) > 1 else text
+            one = (
+                f"each_listed(lambda more: more[{place}], {text}, {len(lists)})"
+                if len(targets) + implicit > 1
+                else text
+            )
             lines += _added_cotangent(coder, inner, target, one)
     return lines
 
@@ -298,12 +306,20 @@ def _returned(coder: Coder, level: ir.Level, found: str) -> str:
     return f"{gradient}, value, {ends}, {{{', '.join(_notes(coder, level))}}}"
 
 
+def _unsolved(coder: Coder, inner: ir.Level) -> str:
+    """The largest gradient that a level inside ended with, over its copies and the elements of its lists."""
+    states, depth = f"{inner.name}_states", len(own_lists(coder, inner))
+    if depth == 0:
+        return f"{states}[-1][-2].amax()"
+    return f"torch.stack([states[-1][-2].amax() for states in all_listed({states}, {depth})]).amax()"
+
+
 def _notes(coder: Coder, level: ir.Level) -> list[str]:
     """Residuals of levels inside, the worst over their copies: they decide the class of the hypergradient."""
     found: list[str] = []
     for inner in used_levels(coder, level):
         if kind(inner) in ("until", "fixed point"):
-            found.append(f'"{inner.name}.stationarity": {inner.name}_states[-1][-2].amax()')
+            found.append(f'"{inner.name}.stationarity": {_unsolved(coder, inner)}')
         if isinstance(coder.plan.choices[inner.name].adjoint, Implicit):
             found.append(f'"{inner.name}.residual": {inner.name}_residual.amax()')
     return found

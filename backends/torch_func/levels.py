@@ -161,7 +161,7 @@ def solve(coder: Coder, inner: ir.Level, keep: bool | None = None) -> list[State
     call = coder.call(f"{inner.name}_forward", key=key, keep=str(differentiated))
     lines: list[Statement] = [Assign(states, per_element(coder, inner, call, f"{inner.name}_forward"))]
     if lists:
-        return [*lines, *_listed_values(coder, inner, states, len(lists))]
+        return [*lines, *_listed_values(coder, inner, states, len(lists)), *_listed_starts(coder, inner, len(lists))]
     lines += to_values(coder, inner, f"{states}[-1][0]")
     if coder.plan.facts[inner.name].start_alone:
         lines += [Assign(f"{inner.name}_begun_at", started(coder, inner)), *_start_values(coder, inner)]
@@ -172,7 +172,7 @@ def solve(coder: Coder, inner: ir.Level, keep: bool | None = None) -> list[State
 
 def started(coder: Coder, inner: ir.Level) -> str:
     """The start of a level in its values, computed once more from the same key."""
-    start = coder.call(f"{inner.name}_start", key=f'fold(key, "{inner.name}")')
+    start = coder.call(f"{inner.name}_start", key=list_key(f'fold(key, "{inner.name}")', own_lists(coder, inner)))
     names = own(coder, inner)
     values = [domain_call(v, n) if v.domain else n for v, n in zip(inner.variables, names, strict=True)]
     if all(v.domain is None for v in inner.variables):
@@ -257,6 +257,19 @@ def _listed_values(coder: Coder, inner: ir.Level, states: str, depth: int) -> li
             one = domain_call(variable, f"state[0]{spot}") if variable.domain else f"state[0]{spot}"
             text = f"each_listed(lambda states: [{one} for state in states], {states}, {depth})"
             lines.append(Assign(coder.writer.name(f"@{variable.name}"), text))
+    return lines
+
+
+def _listed_starts(coder: Coder, inner: ir.Level, depth: int) -> list[Statement]:
+    """The start as the only iterate that is read, for each element of some lists."""
+    if not coder.plan.facts[inner.name].start_alone:
+        return []
+    begun = f"{inner.name}_begun_at"
+    lines: list[Statement] = [Assign(begun, per_element(coder, inner, started(coder, inner), f"{inner.name}_start"))]
+    for place, variable in enumerate(inner.variables):
+        spot = "" if len(inner.variables) == 1 else f"[{place}]"
+        text = f"each_listed(lambda begun: [begun{spot}], {begun}, {depth})"
+        lines.append(Assign(coder.writer.name(f"@{variable.name}"), text))
     return lines
 
 

@@ -17,7 +17,7 @@ from bilevel.backends.torch_func.coder import (
     steps_text,
     used_levels,
 )
-from bilevel.backends.torch_func.expressions import free_reads, mapped, write
+from bilevel.backends.torch_func.expressions import Axes, free_reads, mapped, write
 from bilevel.backends.torch_func.levels import cold_begin, end_text, numbered, solve, solver_state
 from bilevel.backends.torch_func.steps import step_body
 from bilevel.dsl import nodes
@@ -213,9 +213,10 @@ def report_function(coder: Coder, step: Step) -> Function:
     for inner in level.levels:
         if _is_needed(level, inner, reads):
             body += solve(coder, inner, coder.plan.facts[inner.name].iterates)
-    searched = is_searched(level)
-    axes = (populations.member_axis(level),) if searched else level.batched
-    text = mapped(coder.writer, write(coder.writer, report.value), axes, reads) + "[0]" * searched
+    members = _members(level, reads)
+    text = mapped(coder.writer, write(coder.writer, report.value), members or level.batched, reads) + "[0]" * len(
+        members
+    )
     body.append(Return(text))
     name = f"{level.name}_report_{report.name}"
     parameters = ["state", "key", *outside(coder, level)]
@@ -227,6 +228,12 @@ def _one_member(coder: Coder, level: ir.Level) -> list[Statement]:
     if not is_searched(level):
         return []
     return [Assign(n, f"spread({n}, 1)") for n in own(coder, level)]
+
+
+def _members(level: ir.Level, reads: Axes) -> tuple[str, ...]:
+    """The axis of members of a searched level; none where all of them report alike, such as a control."""
+    axis = populations.member_axis(level)
+    return (axis,) if is_searched(level) and any(axis in own for own in reads.values()) else ()
 
 
 def _one_end(coder: Coder, level: ir.Level) -> list[Statement]:

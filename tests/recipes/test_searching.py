@@ -54,3 +54,14 @@ level outer {
         found.observe({"a.stationarity": a, "b.stationarity": b})
     assert (found.steps, found.biased_steps) == (4, 3)
     assert "3 of 4 steps" in found.exactness
+
+
+def test_a_report_that_reads_nothing_of_a_member_is_one_number() -> None:
+    """A control beside a search: every member would report the same."""
+    control = "\n  level control { v : real[2] from 0  minimize sqnorm(v - A)  by sgd(lr = 0.5) for 1 steps }\n"
+    text = TEXT.replace("  minimize sqnorm(w - A)", control + "  minimize sqnorm(w - A)")
+    text = text.replace("generations\n", "generations\n  report plain = sum(v)\n", 1)
+    A = torch.tensor([0.5, -0.25])
+    run = bilevel.compile(bilevel.parse(text), A=A, dtype=torch.float64).run()
+    values = [value for _, value in run.reports["plain"]]
+    assert values and set(values) == {0.25}
