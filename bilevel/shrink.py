@@ -42,10 +42,13 @@ class _Change:
     values: tuple[object, ...]
 
 
-def shrink(recipe: Recipe, plan: Plan, draws: bool = True) -> Small:
-    """The recipe made small; `draws` False leaves numbers of copies and samples as they are."""
+def shrink(recipe: Recipe, plan: Plan, draws: bool = True, sharp: bool = True) -> Small:
+    """The recipe made small; `draws` False leaves numbers of copies and samples as they are, `sharp` False tolerances.
+
+    Tolerances are those of float64: in single precision a level would never get there.
+    """
     small = Small(recipe, plan, (), plan.decided)
-    for change in _changes(plan, recipe, draws):
+    for change in _changes(plan, recipe, draws, sharp):
         small = next((s for value in change.values if (s := _tried(small, change.path, value))), small)
     return small
 
@@ -68,14 +71,15 @@ def _modes(plan: Plan) -> dict[str, tuple[str, str]]:
     return {name: (choice.mode, choice.exactness) for name, choice in plan.choices.items()}
 
 
-def _changes(plan: Plan, recipe: Recipe, draws: bool) -> Iterator[_Change]:
+def _changes(plan: Plan, recipe: Recipe, draws: bool, sharp: bool) -> Iterator[_Change]:
     """What may be changed, in the order of the recipe."""
     for level in plan.program.walk_levels():
         if draws:
             yield from _counts(level, recipe.settings)
         if level.parent is not None and not plan.facts[level.name].iterates:
             yield from _steps(level, recipe.settings)
-        yield from _sharper(level, plan, recipe.settings, recipe.schedule)
+        if sharp:
+            yield from _sharper(level, plan, recipe.settings, recipe.schedule)
 
 
 def _counts(level: ir.Level, settings: Mapping[str, Setting]) -> Iterator[_Change]:
