@@ -192,14 +192,16 @@ def test_a_diverging_run_keeps_the_state_before(bilevel: Command, here: Path) ->
 # ---- interrupts ----------------------------------------------------------------------------------------------
 
 
-def same_run(bilevel: Command, here: Path) -> None:
-    """`part`, once resumed, is what a run without interruption is."""
-    assert bilevel("run", "tiny.bl", *LONG, "--out", "whole").code == 0
-    assert bilevel("resume", "part").code == 0
+def same_run(bilevel: Command, here: Path, *options: str) -> str:
+    """`part`, once resumed, is what a run without interruption is; what the resume said on its way."""
+    assert bilevel("run", "tiny.bl", *LONG, *options, "--out", "whole").code == 0
+    said = bilevel("resume", "part")
+    assert said.code == 0
     assert (here / "part" / "metrics.jsonl").read_text("utf-8") == (here / "whole" / "metrics.jsonl").read_text("utf-8")
     assert equal(saved(here / "part"), saved(here / "whole"))
     assert bilevel("resume", "part").code == 0  # nothing is left to do, and nothing changes
     assert (here / "part" / "metrics.jsonl").read_text("utf-8") == (here / "whole" / "metrics.jsonl").read_text("utf-8")
+    return said.err
 
 
 def test_interrupt_saves_and_resume_goes_on_to_the_same_bits(bilevel: Command, here: Path) -> None:
@@ -233,6 +235,16 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(bilevel: Command,
     stop(process, signal.SIGKILL)
     assert not (here / "part" / "state.pt").exists()
     same_run(bilevel, here)
+
+
+def test_a_killed_run_with_kernels_resumes_with_the_same_kernels(bilevel: Command, here: Path) -> None:
+    often = "import bilevel.run; bilevel.run.CHECKPOINT_SECONDS = 0.15"
+    process = start("run", "tiny.bl", *LONG, "--compile", "fx", "--out", "part", python=often)
+    wait_for_lines(here / "part" / "metrics.jsonl", 40)
+    stop(process, signal.SIGKILL)
+    assert 0 < saved(here / "part")["states"]["meta"]["step"] < 90
+    assert json.loads((here / "part" / "run.json").read_text("utf-8"))["kernels"] == "fx"
+    assert "kernels    fx" in same_run(bilevel, here, "--compile", "fx")
 
 
 def test_small_networks_use_one_thread() -> None:

@@ -1,4 +1,4 @@
-"""Which kernels a program gets, what it says of them, and that runs with them resume to the same bits."""
+"""Which kernels a program gets, what it says of them, and that runs with them repeat to the same bits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_runs_as_a_kernel_is_said_before_the_run() -> None:
     assert any("none for gradient [10 steps inside]" in line for line in lines[1:])
 
 
-def test_a_run_by_kernels_is_the_run_of_the_functions_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_run_by_kernels_is_the_run_of_the_functions_and_repeats_to_the_same_bits(tmp_path: Path) -> None:
     recipe = load("maml_sine").changed(["meta.steps=4"])
     plain = bilevel.compile(recipe).run(seed=3)
     whole = bilevel.compile(recipe, compile="fx").run(seed=3, out=tmp_path / "whole")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from bilevel.backends.torch_func.trace.graph import Traced
-from bilevel.backends.torch_func.trace.products import thinned
 
 Kind: TypeAlias = Literal["none", "fx", "inductor"]
 KINDS: tuple[Kind, ...] = ("none", "fx", "inductor")
@@ -32,7 +31,6 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
         return forward
     from torch._inductor import compile as compile_graph
 
-    thinned(traced.module)
     with torch.no_grad():
         made: Any = compile_graph(traced.module, list[Any](inputs))
     result: Compiled = made
