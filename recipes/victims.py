@@ -161,7 +161,9 @@ class GradientTasks:
     """Tasks out of the images of one split and the gradients of every victim at them."""
 
     images: Tensor  # real[n, channels, size, size]
+    labels: Tensor  # int64[n]
     gradients: Tensor  # real[victims, n, channels, size, size]
+    victims: tuple[str, ...]
     split: str
     samples: int
 
@@ -179,7 +181,8 @@ class GradientTasks:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> GradientTasks:
         """The same tasks on `device`, in `dtype`."""
-        return replace(self, images=self.images.to(device, dtype), gradients=self.gradients.to(device, dtype))
+        images, gradients = self.images.to(device, dtype), self.gradients.to(device, dtype)
+        return replace(self, images=images, labels=self.labels.to(device), gradients=gradients)
 
 
 IMAGES = records("samples", x=real(1, "size", "size"), y=real(1, "size", "size"))
@@ -207,7 +210,7 @@ def victim_gradients(
         if 2 * samples > len(images.y):
             raise bad_argument("victim_gradients", "samples", f"at most {len(images.y) // 2}, half of {name}", samples)
         gradients = torch.stack([loss_gradients(network, images) for network in networks])
-        made.append(GradientTasks(images.x, gradients, name, samples))
+        made.append(GradientTasks(images.x, images.y, gradients, tuple(victims), name, samples))
     return TaskSplits(*made)
 
 
