@@ -38,6 +38,7 @@ from bilevel.modes.options import auto_leap, checkpoint, implicit_mode, leap_mod
 from bilevel.plan import Candidate, Choice, Numbers, Plan
 from bilevel.refusals import does_not_fit, inside_next, no_effect, nothing_fits, refused, searched_inside, too_deep
 from bilevel.support import unsupported
+from bilevel.symmetry import unsymmetric
 
 NOTHING: Mapping[str, Cost] = MappingProxyType({})
 NOTHING_DECIDED: Mapping[str, str] = MappingProxyType({})
@@ -90,7 +91,8 @@ def plan_program(
                 program, level, facts[level.name], made, choices, limit, allow, every, decided
             )
         _check_nesting(program, facts, choices)
-        numbers = _numbers(program, made, choices, limit, allow, every)
+        numbers = _numbers(program, made, unsymmetric(program, choices), limit, allow, every)
+    choices = unsymmetric(program, choices)
     return Plan(program, facts, choices, graph_of(program, facts, choices), _replaced(program), numbers)
 
 

@@ -34,7 +34,10 @@ def check_phase(checker: Checker, place: Place, phase: nodes.Phase, level: nodes
     declared = [n for s in level.body if isinstance(s, nodes.Variable) for n in s.names]
     named = [m.name for m in phase.moves if m.name is not None]
     rest = tuple(n for n in declared if n not in named)
-    solvers = tuple(_solver(checker, place, m, (m.name,) if m.name is not None else rest) for m in phase.moves)
+    solvers = tuple(
+        _shared(checker, m, phase, declared) or _solver(checker, place, m, (m.name,) if m.name is not None else rest)
+        for m in phase.moves
+    )
     for move in phase.moves:
         if move.name is not None and move.name not in declared:
             guess = nearest(move.name, declared)
@@ -50,6 +53,20 @@ def check_phase(checker: Checker, place: Place, phase: nodes.Phase, level: nodes
         checker.report(Diagnostic("B215", f"no solver moves `{rest[0]}`", phase.span, why=why, fix=fix))
     estimator = None if phase.estimator is None else _estimator(checker, place, phase.estimator)
     return ir.Phase(solvers, estimator, _duration(checker, place, phase.duration), phase.span)
+
+
+def _shared(checker: Checker, move: nodes.Move, phase: nodes.Phase, declared: list[str]) -> ir.Solver | None:
+    """`by a, b : pgd(lr = 0.1)`: a variable's name where a solver is expected, meant to share the one that follows."""
+    alone = move.name is None and isinstance(move.solver, nodes.Name) and move.solver.identifier in declared
+    other = next((m for m in phase.moves if m.name is not None), None)
+    if not alone or other is None:
+        return None
+    name, solver = move.solver.span.text, other.solver.span.text
+    why = "every variable is named with a solver of its own; a solver without a name moves all that have none"
+    fix = f"{name} : {solver}, {other.name} : {solver}"
+    message = f"`{name}` stands without a solver"
+    checker.report(Diagnostic("B215", message, move.solver.span, why=why, fix=fix))
+    return ir.Solver("", (name,), {}, None, move.solver.span)
 
 
 def _solver(checker: Checker, place: Place, move: nodes.Move, variables: tuple[str, ...]) -> ir.Solver:

@@ -107,6 +107,11 @@ def _known(solver: ir.Solver) -> bool:
     return _follows(solver) or solver.name in SOLVERS
 
 
+def _promises_a_point(phase: ir.Phase) -> bool:
+    """Whether the steps are to end at a stationary point; `plateau` and `below` promise none."""
+    return isinstance(phase.duration, ir.Until) and phase.duration.test == "stationary"
+
+
 def _follows(solver: ir.Solver) -> bool:
     """Whether it is a learned or a registered solver: both follow a gradient."""
     return solver.learned is not None or solver.part is not None
@@ -114,7 +119,7 @@ def _follows(solver: ir.Solver) -> bool:
 
 def _moved_point(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Diagnostic]:
     """B412: weight decay inside the step of a level that promises a stationary point."""
-    until = phase.duration if isinstance(phase.duration, ir.Until) and phase.duration.test == "stationary" else None
+    until = phase.duration if isinstance(phase.duration, ir.Until) and _promises_a_point(phase) else None
     decay = solver.arguments.get("weight_decay")
     none = isinstance(decay, ir.Constant) and decay.value == 0
     by_default = solver.name == "adamw" or (solver.part is not None and decay is not None)
@@ -216,7 +221,7 @@ def _keeping(level: ir.Level, phase: ir.Phase, solver: ir.Solver) -> Iterator[Di
             fix = "sgd or adam, which step in free coordinates"
             message = f"`{solver.name}` would leave the domain `{domain}` of `{variable.name}`"
             yield _unfit(message, solver.span, why, fix, (Related(variable.span, "the domain"),))
-        elif domain is not None and isinstance(phase.duration, ir.Until):
+        elif domain is not None and _promises_a_point(phase):
             why = "on the edge of a domain the gradient is not zero, so nothing is stationary there"
             yield _unfit(f"`{solver.name}` does not end at a stationary point", phase.span, why, "for 100 steps")
 
@@ -267,7 +272,7 @@ def _estimated(level: ir.Level, phase: ir.Phase) -> Iterator[Diagnostic]:
     if wanted is not None:
         why = f"`{wanted.name}` takes no gradient, so there is none to estimate"
         yield _unfit(message, estimator.span, why, f"remove `with {estimator.span.text}`")
-    elif isinstance(phase.duration, ir.Until):
+    elif _promises_a_point(phase):
         why = "an estimate does not vanish at a stationary point"
         yield _unfit(message, estimator.span, why, "for 100 steps")
     elif level.levels:

@@ -280,7 +280,7 @@ def following(scope: Scope, level: ir.Level, x: Iterate, key: Tensor) -> Iterate
 
 def first_of(scope: Scope, level: ir.Level, key: Tensor) -> State:
     """The state before the first step."""
-    x = start(level, key, scope)
+    x = detached(start(level, key, scope)) if _is_warm(level) else start(level, key, scope)
     if level.phases[0].solvers[0].name == "next":
         return State(x, ())
     solvers = level.phases[0].solvers

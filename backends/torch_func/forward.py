@@ -341,7 +341,7 @@ def _leaping(coder: Coder, level: ir.Level, step: Step, leap: Leaping) -> Functi
     points = f"leap_points(states[{leap.teacher}][0], {student}, {leap.gammas!r}, {leap.weights!r})"
     body.append(Assign("points", points))
     body += _chosen(coder, level, leap)
-    body.append(Return(f"[*states[:{first}], ({x}, {held}, gamma)]"))
+    body.append(Return(f"[*states[:{first}], ({x}, states[-1][1], gamma)]"))
     return _function(coder, level, step, body, "the teacher's, and the point leapt to")
 
 
