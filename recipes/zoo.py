@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bilevel.recipes.certificates import certified_radius, vote
 from bilevel.recipes.conditional import conditional
 from bilevel.recipes.digits import digits
 from bilevel.recipes.domains import coloured, digit_sources, rotated
@@ -57,6 +58,7 @@ __all__ = [
     "bi_tempered",
     "bootstrap",
     "carlini_wagner",
+    "certified_radius",
     "cifar10",
     "cifar100",
     "class_balanced",
@@ -115,6 +117,7 @@ __all__ = [
     "victim",
     "victim_gradients",
     "viewed",
+    "vote",
 ]
 
 NAME = "bilevel.zoo"
