@@ -11,7 +11,7 @@ USABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:
 # In an activated environment torch belongs to that environment, where .venv does not see it.
 HAS_TORCH = import sys, torch; sys.exit(sys.prefix != sys.base_prefix or torch.__version__ < "2.11")
 
-.PHONY: help run test check format recipes
+.PHONY: help run test check format recipes peers bench
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1: /p' Makefile
 
@@ -32,6 +32,15 @@ check: $(READY)  ## layout, lint, types, tests
 
 recipes: $(READY)  ## every quick recipe: what it gains, and a check of its hypergradients (long)
 	@$(BIN)/python -m benchmarks.every_recipe
+
+# Betty's metadata is refused by newer versions of pip.
+peers: $(READY)  ## what the benchmarks compare with
+	@$(PIP) 'pip<24.1'
+	@$(PIP) --editable '.[peers]'
+
+# On a machine that does nothing else. One workload: .venv/bin/python -m benchmarks W0
+bench: $(READY)  ## times and memory beside other libraries: benchmarks/BENCHMARKS.md (15 minutes; first `make peers`)
+	@$(BIN)/python -m benchmarks
 
 format: $(READY)  ## one layout, and the lint that can repair itself
 	@$(BIN)/python -m ruff format .

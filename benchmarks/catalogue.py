@@ -1,0 +1,16 @@
+"""All workloads by name: those that are measured side by side with peers, and those of our own alone."""
+
+from __future__ import annotations
+
+import importlib
+
+from benchmarks.workload import Workload
+
+MODULES = {"W0": "w0_sine", "W2": "w2_decay"}
+ALONE = {"W8": "w8_growth", "W9": "w9_first_use"}
+
+
+def workload(name: str) -> Workload:
+    """A workload that has sides."""
+    found: Workload = importlib.import_module(f"benchmarks.{MODULES[name]}").WORKLOAD
+    return found

@@ -1,0 +1,82 @@
+"""Networks with a given start and data made by numpy, so that every side of a benchmark has the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import problems
+from bilevel.dsl.datatypes import integer, real, record, records
+from bilevel.registry import data, model
+
+__all__ = ["fixed_images", "fixed_waves", "given_net"]
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class Given(nn.Sequential):
+    """A fully connected network whose fresh parameters are always the same."""
+
+    def __init__(self, widths: tuple[int, ...], activation: str) -> None:
+        super().__init__()
+        self.start = {
+            name.removeprefix("start."): torch.from_numpy(value) for name, value in problems.layers(widths).items()
+        }
+        for place, (inputs, outputs) in enumerate(pairwise(widths)):
+            self.add_module(f"{place}", nn.Linear(inputs, outputs))
+            if place < len(widths) - 2:
+                self.add_module(f"after{place}", ACTIVATIONS[activation]())
+
+    def initialise(self, key: Tensor) -> Mapping[str, Tensor]:
+        """The given parameters, whatever the key."""
+        return {name: value.expand(*key.shape, *value.shape) for name, value in self.start.items()}
+
+
+@model(input=("widths:0",), output=("widths:-1",))
+def given_net(*widths: int, activation: str = "relu") -> nn.Module:
+    """Fully connected network that starts where `problems.layers` says."""
+    return Given(widths, activation)
+
+
+class Waves(NamedTuple):
+    xs: Tensor
+    ys: Tensor
+    xq: Tensor
+    yq: Tensor
+
+
+class AllWaves(NamedTuple):
+    all: Waves
+
+
+_POINTS = real("shots", 1)
+
+
+@data(yields=record(all=records("count", xs=_POINTS, ys=_POINTS, xq=_POINTS, yq=_POINTS)))
+def fixed_waves(count: int = 25, shots: int = 10) -> AllWaves:
+    """Sine waves with points to learn from and points to be judged by."""
+    found = problems.waves(count, shots)
+    return AllWaves(Waves(*(torch.from_numpy(found[name]) for name in Waves._fields)))
+
+
+class Images(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class ImageSplits(NamedTuple):
+    train: Images
+    val: Images
+
+
+_IMAGES = records("count", x=real("size"), y=integer())
+
+
+@data(yields=record(train=_IMAGES, val=_IMAGES))
+def fixed_images(count: int = 256, size: int = 784) -> ImageSplits:
+    """Normal inputs with labels out of ten, for training and for validation."""
+    found = {name: torch.from_numpy(value) for name, value in problems.images(count, size).items()}
+    return ImageSplits(Images(found["x"], found["y"]), Images(found["u"], found["v"]))

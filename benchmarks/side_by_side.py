@@ -1,0 +1,173 @@
+"""All sides of a workload, each in a process of its own: compared first, then timed in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import load, rates
+from benchmarks.workload import Side, Values, Workload
+
+
+class Worker:
+    """The process of one side; `state` is what it said when it was ready."""
+
+    def __init__(self, workload: Workload, side: Side, values: Values) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", workload.name, side.name, json.dumps(dict(values))]
+        self.side = side
+        self.noise = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - as long as the process lives
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, text=True, env=_environment()
+        )
+        self.state = self._answer()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be told to work."""
+        return "before" in self.state
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """What it answers to a command; a failure is kept in `state`."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(f"{command}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.state = {"failed": self._last_words()}
+            return self.state
+        found = self._answer()
+        if "failed" in found:
+            self.state = found
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.noise.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found: dict[str, Any] = json.loads(line) if line else {"failed": self._last_words()}
+        return found
+
+    def _last_words(self) -> str:
+        code = self.process.wait()
+        self.noise.seek(0)
+        lines = self.noise.read().strip().splitlines()
+        return f"ended with code {code}: {lines[-1] if lines else 'nothing was said'}"
+
+
+def _environment() -> dict[str, str]:
+    """Idle threads sleep, or the sides that wait would take time from the one that works."""
+    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def measure(workload: Workload, short: bool, rounds: int, seconds: float) -> dict[str, Any]:
+    """Every case of a workload: what is missing, how far the sides are apart, times, memory, and the floor."""
+    speed = rates(workload.threads)
+    cases = [_case(workload, values, rounds, seconds) for values in (workload.short if short else workload.cases)]
+    for found, values in zip(cases, workload.short if short else workload.cases, strict=True):
+        if workload.floor is not None:
+            least = workload.floor(values)
+            bound = max(least.operations / speed["operations"], least.bytes / speed["bytes"])
+            found["floor"] = {"seconds": bound, "operations": least.operations, "bytes": least.bytes, "of": least.text}
+    return {"title": workload.title, "threads": workload.threads, "rates": speed, "cases": cases}
+
+
+def _case(workload: Workload, values: Values, rounds: int, seconds: float) -> dict[str, Any]:
+    """One case; the sides start one after the other and then take turns."""
+    before = load()
+    workers = []
+    for side in workload.sides:
+        _say(f"{workload.name} {_title(values)}: starting {side.name}")
+        workers.append(Worker(workload, side, values))
+    try:
+        apart = _apart([worker for worker in workers if worker.ready])
+        rows = [_row(worker, apart, workload.tolerance) for worker in workers]
+        timed = [(w, r) for w, r in zip(workers, rows, strict=True) if w.ready and "problem" not in r]
+        if workload.memory:
+            for worker, row in timed:
+                row["bytes"] = worker.ask("memory").get("bytes")
+        _take_turns(workload, values, timed, rounds, seconds)
+    finally:
+        for worker in workers:
+            worker.close()
+    return {"values": dict(values), "load": [before, load()], "sides": rows}
+
+
+def _take_turns(
+    workload: Workload, values: Values, timed: Sequence[tuple[Worker, dict[str, Any]]], rounds: int, seconds: float
+) -> None:
+    """Adds the times of all rounds to the rows."""
+    for turn in range(rounds):
+        _say(f"{workload.name} {_title(values)}: round {turn + 1} of {rounds}")
+        for worker, row in timed:
+            if worker.ready:
+                row["seconds"] += worker.ask(f"time {seconds}").get("seconds", [])
+            if not worker.ready:
+                row["problem"] = worker.state["failed"]
+    for _, row in timed:
+        if row["seconds"]:
+            row.update(summary(row.pop("seconds")))
+
+
+def summary(times: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of times, in seconds."""
+    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
+    return {"median": statistics.median(times), "quartiles": [low, high], "runs": len(times)}
+
+
+def _row(worker: Worker, apart: Mapping[str, float], tolerance: float) -> dict[str, Any]:
+    """What is known of a side before it is timed."""
+    row: dict[str, Any] = {"side": worker.side.name, "ours": not worker.side.needs, "seconds": []}
+    if "missing" in worker.state:
+        return {**row, "problem": f"missing: {worker.state['missing']}"}
+    if not worker.ready:
+        return {**row, "problem": f"failed: {worker.state['failed']}"}
+    row |= {"before": worker.state["before"], "apart": apart[worker.side.name]}
+    if not apart[worker.side.name] <= tolerance:
+        row["problem"] = f"computes something else: its hypergradient is off by {apart[worker.side.name]:.1e}"
+    return row
+
+
+def _apart(workers: Sequence[Worker]) -> dict[str, float]:
+    """How far each hypergradient is from that of the first side: the norm of the difference over the norm."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        first: list[Any] = []
+        for number, worker in enumerate(workers):
+            path = Path(folder) / f"{number}.npz"
+            worker.ask(f"gradient {path}")
+            with np.load(path) as file:
+                arrays = [np.asarray(file[name], dtype="float64") for name in file.files]
+            first = first or arrays
+            found[worker.side.name] = _distance(first, arrays)
+    return found
+
+
+def _distance(first: Sequence[Any], second: Sequence[Any]) -> float:
+    if [a.shape for a in first] != [b.shape for b in second]:
+        return float("inf")
+    difference = sum(float(((a - b) ** 2).sum()) for a, b in zip(first, second, strict=True)) ** 0.5
+    size: float = sum(float((a**2).sum()) for a in first) ** 0.5
+    return difference / size if size > 0 else float("inf")
+
+
+def _title(values: Values) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
