@@ -118,8 +118,19 @@ def _level(checker: Checker, node: nodes.Level, parent: str | None) -> ir.Level:
         span=node.span,
     )
     _check_lets(checker, place, node)
+    _check_units(checker, node, level)
     check_iterates(checker, level)
     return level
+
+
+def _check_units(checker: Checker, node: nodes.Level, level: ir.Level) -> None:
+    """A report is due after numbers of the level's own steps; only a search may call these generations."""
+    units = {phase.duration.unit for phase in level.phases if phase.duration is not None}
+    for every in (s.every for s in node.body if isinstance(s, nodes.Report) and s.every is not None):
+        if every.unit != "steps" and (every.unit == "epochs" or every.unit not in units):
+            message = f"reports count the steps of `{level.name}`, not its {every.unit}"
+            fix = f"every {every.count.span.text} steps"
+            checker.report(Diagnostic("B309", message, every.span, fix=fix))
 
 
 def _numbered(checker: Checker, level: ir.Level) -> ir.Level:

@@ -6,12 +6,16 @@ recipe names and gives the outermost levels as `Phase`s, whose functions are pur
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from bilevel import ir
 from bilevel.backends.source import Class, Comment, Function, Module, Statement, Text, to_text
 from bilevel.backends.torch_func import adjoint, gradients, inline, levels, top, valued, windows
 from bilevel.backends.torch_func.coder import Coder
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.parts import made_part
+from bilevel.dsl.datatypes import ListType
 from bilevel.plan import Plan, Step
 
 HEADER = """from __future__ import annotations
@@ -112,9 +116,17 @@ def _writer(plan: Plan) -> Writer:
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}
-    lists = frozenset(a for lv in program.walk_levels() for a in lv.lists)
+    lists = frozenset(a for lv in program.walk_levels() for a in lv.lists) | frozenset(_listed(program))
     names = frozenset(taken | set(inline.definitions()) | set(plan.settings.values()))
     return Writer(constants, names, plan.settings, lists=lists)
+
+
+def _listed(program: ir.Program) -> Iterator[str]:
+    """Indices over lists, also where no level inside is copied over them."""
+    for level in program.walk_levels():
+        for index in (*level.indices, *(i for report in level.reports for i in report.indices)):
+            if not index.drawn and isinstance(index.source.type, ListType):
+                yield index.name
 
 
 def _functions(coder: Coder, step: Step) -> list[Function]:

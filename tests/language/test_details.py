@@ -303,3 +303,18 @@ def test_the_size_of_an_array_of_trees_is_all_its_numbers() -> None:
     plan = plan_text(TREES.replace("START", "init(net)"))
     parts = bind(plan.program, REGISTRY, {}, torch.device("cpu"), torch.float64)
     assert "z: 42 numbers" in explained(plan, parts)
+
+
+def test_an_outermost_level_may_run_over_a_list_by_itself() -> None:
+    """Nothing inside is copied over it; the elements are taken one after the other."""
+    text = """recipe alone
+use sets = [points(count = 4), points(count = 6)]
+level top {
+    w : real[3] from 0.5
+    each s in sets
+    minimize mean[s] mean((dot(s.all.x, w) - s.all.y)^2)
+    by sgd(lr = 0.1) for 1 steps
+}
+"""
+    compiled = compile_text(text)
+    assert quotient_error(compiled) < 1e-6
