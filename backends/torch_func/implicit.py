@@ -192,7 +192,7 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
         body += [
             Assign(coder.writer.name(f"@{n}"), f"[states[0][0]{i}]") for n, i in zip(level.names, spots, strict=True)
         ]
-    body.append(Assign("product", f"lambda cotangent: {coder.call(f'{level.name}_product')}"))
+    body.append(Assign("product", _damped(adjoint, f"lambda cotangent: {coder.call(f'{level.name}_product')}")))
     if _is_attached(coder, level):
         body.append(Assign("held", product(coder, level, adjoint, packed, _stopped(coder, level, packed))))
         solver = f"lambda product, right: {solver_call(adjoint, 'product', 'right', len(level.batched))}"
@@ -213,7 +213,7 @@ def product_functions(coder: Coder, level: ir.Level) -> list[Function]:
     assert adjoint is not None
     packed, system = stopping.packed(coder, level), _system(coder, level)
     parameters = coder.known[system]
-    text = product(coder, level, adjoint, packed, {}).removeprefix("lambda cotangent: ")
+    text = _undamped(coder, level, adjoint, packed, {}).removeprefix("lambda cotangent: ")
     doc = f"The derivative of what is zero at the solution of {level.name}, times a vector."
     names = [packed, "cotangent", *parameters]
     own_product = coder.function(f"{level.name}_product", names, doc, [Return(text)], None, 2, kernel=True)
@@ -225,12 +225,17 @@ def product_functions(coder: Coder, level: ir.Level) -> list[Function]:
 
 
 def product(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, replaced: dict[str, str]) -> str:
+    """The product with the system: the derivative of the slope in the variables, and the damping."""
+    return _damped(adjoint, _undamped(coder, level, adjoint, packed, replaced))
+
+
+def _undamped(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, replaced: dict[str, str]) -> str:
     """The product with the derivative of the slope in the variables, transposed where it is not symmetric."""
     call = coder.call(_system(coder, level), **{k: v for k, v in replaced.items() if k != packed})
     at = replaced.get(packed, packed)
     if adjoint.symmetric:
-        return _damped(adjoint, f"lambda cotangent: jvp(lambda {packed}: {call}, ({at},), (cotangent,))[1]")
-    return _damped(adjoint, f"lambda cotangent: vjp(lambda {packed}: {call}, {at})[1](cotangent)[0]")
+        return f"lambda cotangent: jvp(lambda {packed}: {call}, ({at},), (cotangent,))[1]"
+    return f"lambda cotangent: vjp(lambda {packed}: {call}, {at})[1](cotangent)[0]"
 
 
 def _damped(adjoint: Implicit, product: str) -> str:
