@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bilevel import ir
+from bilevel.chunks import chunk_of
 from bilevel.dsl.datatypes import Array, ListType, Tree
 from bilevel.equations import duration, equation, solver
 from bilevel.errors import fail
@@ -137,7 +138,7 @@ def _one_step(plan: Plan, level: ir.Level) -> Iterator[str]:
 def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, str]]:
     pad = "  " * depth
     for index in level.indices:
-        how = "one after the other" if isinstance(index.source.type, ListType) else "one vmap over its copies"
+        how = "one after the other" if isinstance(index.source.type, ListType) else _at_a_time(plan, index.name)
         yield f"{pad}draw", f"{index.name} from {index.source.span.text}", how
     for draw in level.draws:
         if draw.name == ir.NOISE:
@@ -156,6 +157,15 @@ def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, s
         if plan.choices[inner.name].adjoint is not None:
             yield f"{pad}backward", _backward(plan, inner), ""
     yield f"{pad}{level.phases[0].solvers[0].name}", f"{', '.join(level.names)}", ""
+
+
+def _at_a_time(plan: Plan, index: str) -> str:
+    """How the copies of an index are computed."""
+    size = chunk_of(plan.program, index)
+    if size is None:
+        return "one vmap over its copies"
+    why = ", since more do not fit" if index in plan.chunks else ""
+    return f"{size} {'copy' if size == 1 else 'copies'} at a time{why}"
 
 
 def _each(level: ir.Level) -> str:

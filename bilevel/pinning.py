@@ -20,6 +20,7 @@ def pin(recipe: Recipe, plan: Plan, file: str) -> None:
     if path.suffix != ".bl":
         raise fail("B110", f"`{file}` is packaged and is not changed", fix=f"bilevel new mine --from {file}")
     chosen = {n: c.mode for n, c in plan.choices.items() if not c.pinned and c.adjoint is not None}
+    chosen |= {n: mode for n, mode in plan.decided.items() if n in plan.chunks}
     text = path.read_text("utf-8")
     try:
         path.write_text(format_text(pinned(text, recipe.written, chosen, recipe.schedule), file), "utf-8")

@@ -99,6 +99,8 @@ class Plan:
     """literals that a report replaces, by their place in the text: the name they have in the emitted module"""
     numbers: Numbers | None = None
     """None for a symbolic plan"""
+    chunks: Mapping[str, int] = field(default_factory=dict)
+    """copies at a time that the planner took by itself, by index"""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -130,8 +132,9 @@ class Plan:
 
     @property
     def decided(self) -> dict[str, str]:
-        """The modes that the planner took by itself, by level: what a later plan of the same recipe may take again."""
-        return {name: choice.mode for name, choice in self.choices.items() if not choice.pinned}
+        """What the planner took by itself, by level or index: what a later plan of the same recipe may take again."""
+        modes = {name: choice.mode for name, choice in self.choices.items() if not choice.pinned}
+        return modes | {name: f"vmap(chunk = {size})" for name, size in self.chunks.items()}
 
     @property
     def exactness(self) -> Class:
@@ -152,6 +155,7 @@ class Plan:
         words = [repr(self.program.recipe)]
         words += [f"{c.level} {c.mode} {c.adjoint}" for c in self.choices.values()]
         words += [f"{s.name} {s.repeats} {s.copies}" for s in self.steps]
+        words += [f"{name} {size}" for name, size in self.chunks.items()]
         return hashlib.blake2b("\n".join(words).encode(), digest_size=3).hexdigest()
 
 

@@ -21,6 +21,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "recipe": plan.program.name,
         "plan": plan.identity,
         "class": plan.exactness,
+        "chunks": dict(plan.chunks),
         "levels": [_level(level) for level in plan.program.walk_levels()],
         "hypergradients": [_choice(plan, choice) for choice in plan.choices.values()],
         "graph": {"nodes": _nodes(plan), "edges": _edges(plan)},

@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Protocol
 
 from bilevel import ir
+from bilevel.chunks import chunk_problems, decided_before, in_chunks, planned_chunks
 from bilevel.costs import Calibration, Cost
 from bilevel.dsl.paths import settings as all_settings
-from bilevel.errors import Diagnostic, RecipeError, Span
+from bilevel.errors import RecipeError, Span
 from bilevel.facts import Fact, Facts, LevelFacts, derive_facts
 from bilevel.graph import graph_of
 from bilevel.kinds import is_searched, kind, tests_gradient
@@ -71,10 +72,41 @@ def plan_program(
 
     Without `estimates` it is symbolic: kinds of levels decide. With them the cheapest mode that fits `limit` is
     taken; `every` also costs the modes that cannot be taken, for people to read. `decided`: modes by level that an
-    earlier plan took, which are taken again whatever they cost.
+    earlier plan took, which are taken again whatever they cost. Where nothing that is allowed fits, copies are taken
+    a few at a time, the most that fit: no class changes by that.
     """
+    program = decided_before(program, decided)
+    try:
+        return _planned(program, estimates, limit, allow, every, decided)
+    except RecipeError as error:
+        if estimates is None or not _fits_nothing(error):
+            raise
+        last = error
+    for smaller in in_chunks(program):
+        try:
+            return _planned(smaller, estimates, limit, allow, every, decided)
+        except RecipeError as error:
+            if not _fits_nothing(error):
+                raise
+            last = error
+    raise last
+
+
+def _fits_nothing(error: RecipeError) -> bool:
+    return {found.code for found in error.diagnostics} == {"B510"}
+
+
+def _planned(
+    program: ir.Program,
+    estimates: Callable[[ir.Program, Facts], Estimates] | None,
+    limit: Limit | None,
+    allow: Class,
+    every: bool,
+    decided: Mapping[str, str],
+) -> Plan:
+    """The plan with copies as the schedule says."""
     facts = derive_facts(program)
-    problems = [*unsupported(program, facts), *_without_effect(program)]
+    problems = [*unsupported(program, facts), *chunk_problems(program)]
     if problems:
         raise RecipeError(problems)
     inner = [level for level in program.walk_levels() if level.parent]
@@ -93,7 +125,8 @@ def plan_program(
         _check_nesting(program, facts, choices)
         numbers = _numbers(program, made, unsymmetric(program, choices), limit, allow, every)
     choices = unsymmetric(program, choices)
-    return Plan(program, facts, choices, graph_of(program, facts, choices), _replaced(program), numbers)
+    graph, chunks = graph_of(program, facts, choices), planned_chunks(program)
+    return Plan(program, facts, choices, graph, _replaced(program), numbers, chunks)
 
 
 def _weighed(
@@ -150,20 +183,6 @@ def _numbers(
     facts = {level.name: estimates.known(choices, level) for level in inner} if every else {}
     steps = {phase.name: cost for phase in program.levels if (cost := estimates.step(choices, phase)) is not None}
     return Numbers(facts, steps, estimates.calibration, limit, allow)
-
-
-def _without_effect(program: ir.Program) -> Iterator[Diagnostic]:
-    """Lines of the schedule that name an index: how its copies are run is not open to choice yet."""
-    levels = {level.name for level in program.walk_levels()}
-    for entry in program.schedule:
-        if entry.target not in levels and (entry.mode == "loop" or entry.options):
-            yield Diagnostic(
-                "B507",
-                f"`{entry.mode}` of an index cannot be run by this version",
-                entry.span,
-                why=f"the copies of `{entry.target}` are computed all at once, so this line would have no effect",
-                fix=f"remove the line; fewer copies need less memory: {entry.target}.count = ...",
-            )
 
 
 def _check_nesting(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bilevel import ir
+from bilevel.chunks import chunk_of
 from bilevel.costs import Cost, flop_text, size_text
 from bilevel.dsl import nodes
 from bilevel.dsl.degree import POLYNOMIAL, degree
@@ -335,7 +336,7 @@ def nothing_fits(
             Diagnostic(
                 "B510",
                 f"no {'exact ' if _all_exact(level, facts, known) else ''}plan fits {size_text(limit.memory)}{whose}: "
-                f"the smallest needs {size_text(need)}",
+                f"the smallest needs {size_text(need)}{_at_a_time(program, level)}",
                 level.span,
                 related=tuple(
                     Related(i.span, f"{i.source.span.text}: one copy each") for i in _indices(program, level)
@@ -345,6 +346,12 @@ def nothing_fits(
             )
         ]
     )
+
+
+def _at_a_time(program: ir.Program, level: ir.Level) -> str:
+    """How many copies that is for, where these are taken in chunks."""
+    sizes = [(i.name, size) for i in _indices(program, level) if (size := chunk_of(program, i.name)) is not None]
+    return "".join(f", with {size} of the copies of `{name}` at a time" for name, size in sizes)
 
 
 def _all_exact(level: ir.Level, facts: LevelFacts, modes: Sequence[Mode]) -> bool:
@@ -358,7 +365,8 @@ def _ways_out(
     yield f"--limit memory={limit_text(need)}"
     for index in _indices(program, level):
         count = index.source.count if isinstance(index.source, ir.Sample) else None
-        if isinstance(count, ir.Constant) and isinstance(count.value, int):
+        whole = chunk_of(program, index.name) is None
+        if whole and isinstance(count, ir.Constant) and isinstance(count.value, int):
             fewer = int(count.value * limit.memory / need)
             if fewer >= 1:
                 yield f"{index.name}.count={fewer}     in place of {count.value}: memory grows with the copies"

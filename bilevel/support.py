@@ -32,7 +32,7 @@ SOLVERS = (
     "random",
     "pbt",
 )
-MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap")
+MODES = ("auto", "rmd", "fmd", "ift", "leap", "es", "evolve", "closed_form", "none", "vmap", "loop")
 STARTS = ("init", "identity", "normal", "uniform")
 """stand alone after `from`, or are what a draw takes from"""
 DOMAINS = ("positive", "nonnegative", "unit", "between", "simplex", "psd", "orthogonal")

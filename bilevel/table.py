@@ -31,6 +31,8 @@ def table(plan: Plan, choice: Choice) -> Iterator[str]:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         yield f"  {mark} {'  '.join(cells)}".rstrip()
+    for name, size in plan.chunks.items():
+        yield f"  all with {size} {'copy' if size == 1 else 'copies'} of {name} at a time: with all of them none that is allowed fits"
     if choice.changes:
         yield "  would change the choice:"
         yield from (f"    {change}" for change in choice.changes)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 import bilevel
+from benchmarks.live_bytes import peak_bytes
 from bilevel import costs, pipeline
 from bilevel.costs import Calibration, Cost, Formula, Work, reference
 from bilevel.errors import RecipeError
@@ -170,12 +172,6 @@ def test_what_was_decided_is_taken_again() -> None:
     plan = plan_text(TEXT)
     for mode in ("fmd", "rmd(store = residuals)"):
         assert pipeline.plan(plan.program, decided={"adapt": mode}).choices["adapt"].mode == mode
-
-
-def test_a_line_for_an_index_is_no_longer_ignored() -> None:
-    with pytest.raises(RecipeError) as caught:
-        plan_text(TEXT + "schedule { task : vmap(chunk = 4) }")
-    assert caught.value.diagnostics[0].code == "B507"
 
 
 # ---- limits and numbers --------------------------------------------------------------------------------------
@@ -384,3 +380,37 @@ def test_json_carries_everything(command: Command, tiny: Path) -> None:
         "at": facts["T"]["at"],
     }
     assert content["steps"]["meta"]["seconds"] > 0
+
+
+# ---- copies a few at a time ----------------------------------------------------------------------------------
+
+
+def sized(memory: str) -> bilevel.Program:
+    text = TEXT.replace("mlp(1, 4, 1)", "mlp(1, 40, 1)").replace("30 steps", "9 steps")
+    return bilevel.compile(bilevel.parse(text, "tiny.bl"), limit=memory, calibration=reference())
+
+
+def test_copies_are_taken_a_few_at_a_time_where_nothing_fits_otherwise(tmp_path: Path) -> None:
+    assert sized("memory=10MB").plan.chunks == {}
+    program = sized("memory=50kB")
+    (size,) = program.plan.chunks.values()
+    assert program.plan.exactness == "exact"
+    assert 1 <= size < 8 and f"portions({size}, (task,))" in program.source
+    numbers = program.plan.numbers
+    assert numbers is not None and (numbers.steps["meta"].peak or 0) <= 50_000
+    assert f"{size} copies at a time, since more do not fit" in program.explain()
+    assert program.plan.decided["task"] == f"vmap(chunk = {size})"
+    assert program.plan.identity != sized("memory=10MB").plan.identity
+    again = bilevel.compile(program.recipe, decided=program.plan.decided)
+    assert again.source == program.source
+    state = program.phases[0].begin(torch.tensor(1))
+    assert peak_bytes(lambda: program.phases[0].hypergradient(state, torch.tensor(1))) <= 50_000
+
+
+def test_what_not_even_one_copy_at_a_time_fits_is_b510() -> None:
+    with pytest.raises(RecipeError) as caught:
+        sized("memory=10kB")
+    (found,) = caught.value.diagnostics
+    assert found.code == "B510"
+    assert found.message.endswith("with 1 of the copies of `task` at a time")
+    assert "task.count" not in found.fix

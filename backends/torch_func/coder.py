@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Statement, words
 from bilevel.backends.torch_func import draws
-from bilevel.backends.torch_func.expressions import Writer, parameters_of, write
+from bilevel.backends.torch_func.expressions import Writer, first_name, parameters_of, write
 from bilevel.errors import Span
 from bilevel.modes import Unroll
 from bilevel.plan import Plan
@@ -42,6 +42,8 @@ class Coder:
         """
         used = words(tuple(body))
         parameters = [p for i, p in enumerate(dict.fromkeys(parameters)) if i < fixed or p in used]
+        given = {s.target for s in body if isinstance(s, Assign)} | set(parameters)
+        parameters += [f for f in self.firsts if f in used and f not in given]
         self.known[name] = tuple(parameters)
         at = "" if span is None else f"{span.source.name.rpartition('/')[2]}:{span.line}"
         return Function(name, tuple(parameters), doc, tuple(body), at, kernel)
@@ -50,6 +52,11 @@ class Coder:
         """The parameters of emitted functions together, in order, `key` last, some left out."""
         found = dict.fromkeys(p for n in names if n in self.known for p in self.known[n] if p not in without)
         return sorted(found, key=lambda p: p in ("key", "device"))
+
+    @property
+    def firsts(self) -> list[str]:
+        """The numbers of the first copies computed at a time: every function that needs one has it as a parameter."""
+        return [first_name(self.writer, index) for index in sorted(self.writer.chunked)]
 
     @property
     def program(self) -> ir.Program:

@@ -7,7 +7,15 @@ the copy into it.
 from __future__ import annotations
 
 from bilevel import ir
-from bilevel.backends.torch_func.expressions import Writer, free_reads, list_key, mapped, over_lists, write
+from bilevel.backends.torch_func.expressions import (
+    Writer,
+    copy_numbers,
+    free_reads,
+    list_key,
+    mapped,
+    over_lists,
+    write,
+)
 from bilevel.dsl.datatypes import Array, Records, Stream, Tree, Type
 from bilevel.dsl.shapes import is_number
 
@@ -18,7 +26,8 @@ def copy_key(writer: Writer, program: ir.Program, key: str, axes: tuple[str, ...
         if axis.startswith("@"):
             continue  # all members of a population share their draws
         depth = index_axes(program, axis).index(axis)
-        key = f"fold({key}, numbers(length({writer.name(axis)}{f', {depth}' if depth else ''}), key))"
+        count = f"length({writer.name(axis)}{f', {depth}' if depth else ''})"
+        key = f"fold({key}, {copy_numbers(writer, axis, count, 'key')})"
     return key
 
 

@@ -15,6 +15,7 @@ from bilevel.backends.torch_func.coder import Coder
 from bilevel.backends.torch_func.expressions import Writer, let_functions, write
 from bilevel.backends.torch_func.forward import forward_functions
 from bilevel.backends.torch_func.parts import made_part
+from bilevel.chunks import chunked as chunk_index
 from bilevel.dsl.datatypes import ListType
 from bilevel.plan import Plan, Step
 
@@ -112,13 +113,17 @@ def _writer(plan: Plan) -> Writer:
         "product",
         "cross_product",
         "start_pullback",
+        "portion",
     )
     operations = (*operations, "step", "begin", "values")
     taken = {f"{lv.name}_{o}" for lv in program.walk_levels() for o in (*operations, "states", "hypergradient")}
     taken |= {f"{lv.name}_report_{r.name}" for lv in program.walk_levels() for r in lv.reports}
     lists = frozenset(a for lv in program.walk_levels() for a in lv.lists) | frozenset(_listed(program))
     names = frozenset(taken | set(inline.definitions()) | set(plan.settings.values()))
-    return Writer(constants, names, plan.settings, lists=lists)
+    pairs = (chunk_index(program, level) for level in program.walk_levels())
+    chunked = frozenset(pair[0] for pair in pairs if pair is not None)
+    names |= {"found", "share"} if chunked else set()
+    return Writer(constants, names, plan.settings, lists=lists, chunked=chunked)
 
 
 def _listed(program: ir.Program) -> Iterator[str]:

@@ -43,6 +43,8 @@ class Writer:
     """variables whose iterates are those of one window, by number"""
     lists: frozenset[str] = frozenset()
     """indices that run over a list of parts: values copied over them are Python lists"""
+    chunked: frozenset[str] = frozenset()
+    """indices whose copies are computed a few at a time: `INDEX_first` is the number of the first of these"""
     lets: dict[str, list[Function]] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     """what the reducers around an expression add to the key of its noise"""
@@ -56,6 +58,18 @@ class Writer:
         if name.startswith("@"):
             return f"{python_name(name[1:], self.taken)}_at"
         return python_name(name, self.taken)
+
+
+def first_name(writer: Writer, index: str) -> str:
+    """The name of the number of the first copy of those that are computed at a time."""
+    return f"{writer.name(index)}_first"
+
+
+def copy_numbers(writer: Writer, index: str, count: str, like: str) -> str:
+    """The numbers of the copies of an index, as text."""
+    if index in writer.chunked:
+        return f"numbers_from({first_name(writer, index)}, {count}, {like})"
+    return f"numbers({count}, {like})"
 
 
 def write(writer: Writer, expr: ir.Expr, parent: int = 0) -> str:
@@ -302,7 +316,9 @@ def mapped(
         if words is not None and ir.NOISE in reads:
             count = f"{'len' if listed else 'length'}({names[0]})"
             names.append("noise")
-            given.append(folded(*(words if place == 0 else ()), f'"{axis}"', f"numbers({count}, noise)"))
+            given.append(
+                folded(*(words if place == 0 else ()), f'"{axis}"', copy_numbers(writer, axis, count, "noise"))
+            )
         inside, values = ", ".join(names), ", ".join(given)
         if listed:
             text = f"torch.stack([{text} for {inside}{',' * (len(names) == 1)} in zip({values}, strict=True)])"

@@ -6,6 +6,8 @@ derivative first, then the pullback of each differentiated level inside, the las
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Loop, Return, Statement
 from bilevel.backends.torch_func.coder import (
@@ -19,8 +21,9 @@ from bilevel.backends.torch_func.coder import (
     solutions,
     used_levels,
 )
-from bilevel.backends.torch_func.expressions import list_key
-from bilevel.backends.torch_func.levels import end_text, inner_names, own_lists, per_element, solve, started
+from bilevel.backends.torch_func.expressions import first_name, list_key
+from bilevel.backends.torch_func.levels import end_text, inner_names, own_lists, per_element, solve, started, value_axes
+from bilevel.chunks import chunked
 from bilevel.kinds import kind
 from bilevel.modes import Implicit
 from bilevel.plan import Step
@@ -32,7 +35,36 @@ def gradient_functions(coder: Coder, step: Step) -> list[Function]:
     Its own derivative of the objective comes first, as a function that can become a kernel where the whole cannot.
     """
     level = coder.program.level(step.level)
-    name = f"{level.name}_gradient"
+    chunk = chunked(coder.program, level)
+    if chunk is None:
+        return _whole_gradient(coder, level, f"{level.name}_gradient", step)
+    functions = _whole_gradient(coder, level, f"{level.name}_portion", step)
+    return [*functions, _in_portions(coder, level, chunk, step)]
+
+
+def _in_portions(coder: Coder, level: ir.Level, chunk: tuple[str, int], step: Step) -> Function:
+    """The gradient as the mean over some copies at a time: nothing of one portion is held when the next begins."""
+    index, size = chunk
+    portion, first = f"{level.name}_portion", first_name(coder.writer, index)
+    axes = value_axes(coder, level)
+    cut = [p for p in coder.known[portion] if axes.get(p, ())[:1] == (index,)]
+    names = f"{', '.join(cut)}{',' * (len(cut) == 1)}"
+    loop: tuple[Statement, ...] = (Assign("found", f"with_portion(found, share, {coder.call(portion)})"),)
+    body: list[Statement] = [
+        Assign("found", "None"),
+        Loop(f"{first}, share, ({names})", f"portions({size}, ({names}))", loop),
+        Return("found"),
+    ]
+    parameters = [p for p in coder.known[portion] if p != first]
+    doc = f"The same, {size} of the copies of {index} at a time."
+    made = coder.function(f"{level.name}_gradient", parameters, doc, body, step.span)
+    kept = tuple(p for p in made.parameters if p != first)
+    coder.known[made.name] = kept
+    return replace(made, parameters=kept)
+
+
+def _whole_gradient(coder: Coder, level: ir.Level, name: str, step: Step) -> list[Function]:
+    """The gradient of all copies at once, or of those that are given."""
     restricted = any(v.domain for v in level.variables)
     if not used_levels(coder, level) and not restricted and len(level.variables) == 1 and conflicting(level) is None:
         return [_plain_gradient(coder, level, name, step)]

@@ -20,6 +20,7 @@ MODULES = (
     "initial",
     "attention",
     "sampling",
+    "portions",
     "outputs",
     "neutral",
     "dropout",

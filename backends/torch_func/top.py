@@ -156,7 +156,7 @@ def _settings(coder: Coder, level: ir.Level, changed: dict[str, str] | None = No
     for name in sorted(set(coder.plan.settings.values())):
         value = (changed or {}).get(name) or _spelled(known[name].value)
         lines.append(Assign(name, value))
-    return lines
+    return [*lines, *(Assign(first, "0") for first in coder.firsts)]
 
 
 def _spelled(value: nodes.Expr) -> str:
@@ -292,7 +292,7 @@ def solvable(coder: Coder, level: ir.Level) -> list[ir.Level]:
 def _given(coder: Coder, level: ir.Level, inner: ir.Level) -> list[str]:
     """What a solve of a level needs besides the variables of the level around it."""
     here = [*own(coder, level), *(coder.writer.name(n) for n in level.names), *outside(coder, level)]
-    settings = set(coder.plan.settings.values())
+    settings = {*coder.plan.settings.values(), *coder.firsts}
     needed = coder.known[f"{inner.name}_forward"]
     return [p for p in needed if p not in (*here, "key", "keep", f"{inner.name}_begin") and p not in settings]
 
