@@ -73,7 +73,7 @@ def plan_program(
     Without `estimates` it is symbolic: kinds of levels decide. With them the cheapest mode that fits `limit` is
     taken; `every` also costs the modes that cannot be taken, for people to read. `decided`: modes by level that an
     earlier plan took, which are taken again whatever they cost. Where nothing that is allowed fits, copies are taken
-    a few at a time, the most that fit: no class changes by that.
+    a few at a time, in the chunks of least predicted time: no class changes by that.
     """
     program = decided_before(program, decided)
     try:
@@ -82,14 +82,23 @@ def plan_program(
         if estimates is None or not _fits_nothing(error):
             raise
         last = error
+    found: list[Plan] = []
     for smaller in in_chunks(program):
         try:
-            return _planned(smaller, estimates, limit, allow, every, decided)
+            found.append(_planned(smaller, estimates, limit, allow, every, decided))
         except RecipeError as error:
             if not _fits_nothing(error):
                 raise
             last = error
-    raise last
+    if not found:
+        raise last
+    return min(found, key=_seconds)
+
+
+def _seconds(plan: Plan) -> float:
+    """Predicted seconds of one step of every outermost level."""
+    steps = {} if plan.numbers is None else plan.numbers.steps
+    return sum(cost.seconds or 0.0 for cost in steps.values())
 
 
 def _fits_nothing(error: RecipeError) -> bool:
