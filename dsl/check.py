@@ -28,6 +28,7 @@ from bilevel.dsl.scope import build_scope
 from bilevel.dsl.solver_checks import check_solvers
 from bilevel.dsl.solvers import KEEPERS
 from bilevel.dsl.tokens import words
+from bilevel.dsl.unnamed import check_unnamed
 from bilevel.dsl.unused import unused
 from bilevel.dsl.walk import header_span
 from bilevel.errors import Diagnostic, RecipeError, Span
@@ -119,6 +120,7 @@ def _level(checker: Checker, node: nodes.Level, parent: str | None) -> ir.Level:
     )
     _check_lets(checker, place, node)
     _check_units(checker, node, level)
+    check_unnamed(checker, level)
     check_iterates(checker, level)
     return level
 
