@@ -28,6 +28,11 @@ def chunk_of(program: ir.Program, index: str) -> int | None:
     return 1 if entry.mode == "loop" else whole({a.name or "": a.value for a in entry.options}, "chunk")
 
 
+def is_ragged(index: ir.Index) -> bool:
+    """Whether an index runs over the elements of a list, which may differ in shape: no vmap takes them together."""
+    return isinstance(index.source.type, ListType) and not isinstance(index.source, ir.Sample)
+
+
 def chunked(program: ir.Program, level: ir.Level) -> tuple[str, int] | None:
     """The index of a level whose copies are computed in chunks, and how many at a time."""
     found = ((i.name, chunk_of(program, i.name)) for i in level.indices)
@@ -57,8 +62,8 @@ def refusal(program: ir.Program, level: ir.Level, index: str) -> str:
     others = [i.name for i in level.indices if i.name != index and chunk_of(program, i.name) is not None]
     opened = next(i for i in level.indices if i.name == index)
     inside = [lv for lv in program.walk_levels() if _is_inside(program, lv, level)]
-    if isinstance(opened.source.type, ListType) and not isinstance(opened.source, ir.Sample):
-        return f"`{index}` runs over a list, whose elements are computed one after the other as it is"
+    if is_ragged(opened):
+        return f"[ragged] `{index}` runs over a list, whose elements are computed one after the other as it is"
     if level.parent is not None:
         return (
             f"`{index}` is opened by `{level.name}`, which is inside another level: the way back holds all its copies"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bilevel import ir
-from bilevel.chunks import chunk_of
+from bilevel.chunks import chunk_of, is_ragged
 from bilevel.dsl.datatypes import Array, ListType, Tree
 from bilevel.equations import duration, equation, solver
 from bilevel.errors import fail
@@ -138,8 +138,7 @@ def _one_step(plan: Plan, level: ir.Level) -> Iterator[str]:
 def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, str]]:
     pad = "  " * depth
     for index in level.indices:
-        how = "one after the other" if isinstance(index.source.type, ListType) else _at_a_time(plan, index.name)
-        yield f"{pad}draw", f"{index.name} from {index.source.span.text}", how
+        yield f"{pad}draw", f"{index.name} from {index.source.span.text}", _at_a_time(plan, index)
     for draw in level.draws:
         if draw.name == ir.NOISE:
             yield f"{pad}draw", f"{draw.name} of {draw.source.span.text}", f"one key{_each(level)}; none in reports"
@@ -159,12 +158,14 @@ def _rows(plan: Plan, level: ir.Level, depth: int) -> Iterator[tuple[str, str, s
     yield f"{pad}{level.phases[0].solvers[0].name}", f"{', '.join(level.names)}", ""
 
 
-def _at_a_time(plan: Plan, index: str) -> str:
-    """How the copies of an index are computed."""
-    size = chunk_of(plan.program, index)
+def _at_a_time(plan: Plan, index: ir.Index) -> str:
+    """How the copies of an index are computed; the elements of a list may differ in shape, which no vmap takes."""
+    if is_ragged(index):
+        return "one after the other [ragged]"
+    size = chunk_of(plan.program, index.name)
     if size is None:
         return "one vmap over its copies"
-    why = ", since more do not fit" if index in plan.chunks else ""
+    why = ", since more do not fit" if index.name in plan.chunks else ""
     return f"{size} {'copy' if size == 1 else 'copies'} at a time{why}"
 
 

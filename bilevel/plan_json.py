@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from bilevel import ir
+from bilevel.chunks import chunk_of, is_ragged
 from bilevel.costs import Cost
 from bilevel.equations import duration, equation, solver
 from bilevel.facts import Fact
@@ -23,6 +24,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "class": plan.exactness,
         "chunks": dict(plan.chunks),
         "levels": [_level(level) for level in plan.program.walk_levels()],
+        "copies": [_copies(plan, index) for level in plan.program.walk_levels() for index in level.indices],
         "hypergradients": [_choice(plan, choice) for choice in plan.choices.values()],
         "graph": {"nodes": _nodes(plan), "edges": _edges(plan)},
         "sources": _sources(plan),
@@ -74,6 +76,13 @@ def _sources(plan: Plan) -> dict[str, str]:
     found = {source.name: source.text for source in (plan.program.recipe.span.source,)}
     spans = [level.span for level in plan.program.walk_levels()] + [step.span for step in plan.steps]
     return found | {span.source.name: span.source.text for span in spans if span.source.name not in found}
+
+
+def _copies(plan: Plan, index: ir.Index) -> dict[str, object]:
+    """How the copies of an index are computed: all at once by vmap, so many at a time, or one after the other."""
+    size = chunk_of(plan.program, index.name)
+    found: dict[str, object] = {"index": index.name, "how": "loop" if is_ragged(index) else "vmap", "chunk": size}
+    return found | {"reasons": ["ragged"] if is_ragged(index) else ["memory"] if index.name in plan.chunks else []}
 
 
 def _level(level: ir.Level) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bilevel.errors import RecipeError
 from bilevel.limits import Limit, free_memory, limit_text, read_limits
 from bilevel.modes import MODES
 from bilevel.plan import Choice, Plan
+from bilevel.plan_json import plan_json
 from bilevel.planner import choose
 from tests.command.tools import Command
 from tests.zoo.compiled import plan_text
@@ -416,3 +418,23 @@ def test_what_not_even_one_copy_at_a_time_fits_is_b510() -> None:
     assert found.code == "B510"
     assert found.message.endswith("with 1 of the copies of `task` at a time")
     assert "task.count" not in found.fix
+
+
+def test_elements_of_a_list_are_ragged() -> None:
+    """No vmap takes networks of different shapes; drawn copies are taken by one."""
+    text = TEXT.replace(
+        "use net = mlp(1, 4, 1)", "use opt = coordinate_lstm(hidden = 2)\nuse nets = [mlp(1, 4, 1), mlp(1, 5, 1)]"
+    )
+    text = text.replace("theta : params(net)", "psi : params(opt)\n  each net in nets").replace(
+        "params(net) from theta", "params(net)"
+    )
+    text = text.replace("sgd(lr = 0.01)", "opt[psi]").replace("mean[task]", "mean[net, task]")
+    plan = plan_text(text)
+    assert re.search(r"draw +net from nets +one after the other \[ragged\]\n", str(plan))
+    assert plan_json(plan)["copies"] == [
+        {"index": "net", "how": "loop", "chunk": None, "reasons": ["ragged"]},
+        {"index": "task", "how": "vmap", "chunk": None, "reasons": []},
+    ]
+    with pytest.raises(RecipeError) as caught:
+        plan_text(text + "schedule { net : loop }")
+    assert caught.value.diagnostics[0].code == "B507" and "[ragged]" in caught.value.diagnostics[0].why
