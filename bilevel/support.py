@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bilevel import ir
-from bilevel.dsl.datatypes import ListType, Records, Tree
+from bilevel.dsl.datatypes import Array, ListType, Records, Tree
 from bilevel.dsl.noises import is_noisy
 from bilevel.dsl.solvers import RATES
 from bilevel.errors import Diagnostic, Span
@@ -47,6 +47,7 @@ def unsupported(program: ir.Program, facts: Facts) -> Iterator[Diagnostic]:
         yield from _draws(level)
         yield from _solvers(level)
         yield from _reports(level)
+        yield from _samples(program, level)
         for expr in _expressions(level):
             yield from _expression(expr)
         yield from _values_of_starts(level)
@@ -192,6 +193,30 @@ def _until(level: ir.Level, duration: ir.Until) -> Iterator[Diagnostic]:
             yield _missing("a test that reads the solution of a level inside", tested.span, fix)
     if duration.unit != "steps":
         yield _missing(f"`until` counted in {duration.unit}", duration.span, "within N steps")
+
+
+def _samples(program: ir.Program, level: ir.Level) -> Iterator[Diagnostic]:
+    """A number of samples for the test and the linear system, where what is drawn has none that it could replace."""
+    duration = level.phases[-1].duration if level.phases else None
+    tested = duration.arguments.get("batch") if isinstance(duration, ir.Until) else None
+    options = (o for e in program.schedule if e.target == level.name for o in e.options if o.name == "batch")
+    at = tested.span if tested is not None else next((o.span for o in options), None)
+    drawn = [d for d in level.draws if d.name != ir.NOISE]
+    if at is None or (drawn and not level.indices and all(map(_has_samples, drawn))):
+        return
+    if level.indices:
+        what = f"`{level.name}` opens an index over what it draws"
+    elif not drawn:
+        what = f"`{level.name}` draws nothing"
+    else:
+        what = f"`{drawn[0].span.text}` is no sample of a data set"
+    why = f"{what}: there is no number of samples that `batch` could replace"
+    yield Diagnostic("B507", f"`batch` has no meaning in `{level.name}`", at, why=why, fix="remove it")
+
+
+def _has_samples(draw: ir.Draw) -> bool:
+    """Whether the number in a draw counts samples of a source; that of a distribution is the length of an array."""
+    return isinstance(draw.source, ir.Sample) and not isinstance(draw.type, Array)
 
 
 def _one_finite(level: ir.Level) -> bool:

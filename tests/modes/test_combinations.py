@@ -102,6 +102,38 @@ def test_methods_for_symmetric_systems_are_refused_there(linear: str) -> None:
         assert codes(scheduled(AROUND, low=low, middle=f"ift(linear = {linear})")) == ["B507"]
 
 
+DRAWN = """recipe sampled
+use d = points(count = 4)
+level top {
+  x : real from 0.7
+  level fit {
+    w : real from 0.2
+    DRAW
+    minimize 0.5 * (w - x)^2 + 0.1 * w * mean(READ)
+    by sgd(lr = 0.5) until stationary(0.1) within 5 steps
+  }
+  minimize w^2
+  by sgd(lr = 0.1) for 1 step
+}"""
+
+
+@pytest.mark.parametrize(
+    ("draw", "read", "refused"),
+    (
+        ("b ~ d.all[2]", "b.y", []),
+        ("b ~ normal(0, 1)[2]", "b", ["B507"]),
+        ("b ~ d.all[2]\n e ~ normal(0, 1)", "b.y + e", ["B507"]),
+        ("", "x", ["B507"]),
+    ),
+)
+def test_a_batch_without_samples_is_refused(draw: str, read: str, refused: list[str]) -> None:
+    """It was read and left out of account."""
+    made = DRAWN.replace("DRAW", draw).replace("READ", read)
+    assert codes(made) == []
+    assert codes(scheduled(made, fit="ift(batch = 3)")) == refused
+    assert codes(made.replace("stationary(0.1)", "stationary(0.1, batch = 3)")) == refused
+
+
 # ---- tests that promise no point -----------------------------------------------------------------------------
 
 STOPPED = """recipe kept
