@@ -1,6 +1,6 @@
 """Measures the workloads and writes results.json, BENCHMARKS.md and a plot for each.
 
-    python -m benchmarks [W0 W2 ...] [--short] [--rounds 4] [--seconds 0.5] [--out benchmarks]
+    python -m benchmarks [W0 W2 ...] [--short] [--rounds 4] [--seconds 0.5] [--skip Inductor] [--out benchmarks]
 
 Needs the optional packages `peers`; a peer that is missing is reported as missing. `--short` takes small cases, to see
 that all works. Workloads that are not named keep the figures of an earlier run. Ends with 1 where sides that ran do
@@ -47,7 +47,7 @@ def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name in ALONE:
         found: dict[str, Any] = importlib.import_module(f"benchmarks.{ALONE[name]}").measure(options.short)
         return found
-    return measure(workload(name), options.short, options.rounds, options.seconds)
+    return measure(workload(name), options.short, options.rounds, options.seconds, options.skip)
 
 
 def _show(name: str, found: dict[str, Any], out: Path) -> list[str]:
@@ -60,7 +60,9 @@ def _show(name: str, found: dict[str, Any], out: Path) -> list[str]:
         print("\n".join(table(case)))
     plot(name, found, out / f"{name}.png")
     rows = [row for case in found["cases"] for row in case["sides"] if "problem" in row]
-    return [f"{name}, {r['side']}: {r['problem']}" for r in rows if not r["problem"].startswith("missing")]
+    return [
+        f"{name}, {r['side']}: {r['problem']}" for r in rows if not r["problem"].startswith(("missing", "left out"))
+    ]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -72,6 +74,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="small cases: does all work?")
     parser.add_argument("--rounds", type=int, default=4, help="turns of every side (4)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn (0.5); one hypergradient at least")
+    parser.add_argument("--skip", nargs="*", default=[], metavar="TEXT", help="leave out sides whose name has it")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of what is written (benchmarks)")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in known]

@@ -6,11 +6,19 @@ import importlib
 
 from benchmarks.workload import Workload
 
-MODULES = {"W0": "w0_sine", "W2": "w2_decay"}
+MODULES = {
+    "W0": "w0_sine",
+    "W2": "w2_decay",
+    "W3": "w3_exact",
+    "W4": "w4_cleaning",
+    "W4i": "w4_cleaning",
+    "W6": "w6_learned",
+}
 ALONE = {"W8": "w8_growth", "W9": "w9_first_use"}
 
 
 def workload(name: str) -> Workload:
     """A workload that has sides."""
-    found: Workload = importlib.import_module(f"benchmarks.{MODULES[name]}").WORKLOAD
+    module = importlib.import_module(f"benchmarks.{MODULES[name]}")
+    found: Workload = module.IMPLICITLY if name == "W4i" else module.WORKLOAD
     return found

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bilevel.compiling import Asked
 
 
-def own(text: str, kernels: Asked) -> Work:
+def own(text: str, kernels: Asked, dtype: str = "float32") -> Work:
     """One hypergradient at the start of the last level of a recipe given as text.
 
     `before`: seconds until the recipe is compiled, and of the first hypergradient, which makes the kernels.
@@ -24,7 +24,9 @@ def own(text: str, kernels: Asked) -> Work:
     from bilevel.recipe import parse
 
     began = time.perf_counter()
-    program = bilevel.compile(parse(text, "benchmark.bl"), registry=[parts], compile=kernels)
+    program = bilevel.compile(
+        parse(text, "benchmark.bl"), registry=[parts], compile=kernels, dtype=getattr(torch, dtype)
+    )
     ready = time.perf_counter()
     phase, key = program.phases[-1], make_key(0)
     state = phase.begin(key)

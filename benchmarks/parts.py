@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from benchmarks import problems
 from bilevel.dsl.datatypes import integer, real, record, records
+from bilevel.recipes.networks import CoordinateLstm
 from bilevel.registry import data, model
 
-__all__ = ["fixed_images", "fixed_waves", "given_net"]
+__all__ = ["fixed_classes", "fixed_images", "fixed_waves", "given_lstm", "given_net"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -41,6 +42,24 @@ def given_net(*widths: int, activation: str = "relu") -> nn.Module:
     return Given(widths, activation)
 
 
+class GivenSolver(CoordinateLstm):
+    """A coordinate LSTM whose fresh parameters are always the same."""
+
+    def initialise(self, key: Tensor) -> Mapping[str, Tensor]:
+        """The given parameters, whatever the key."""
+        found = problems.lstm(self.cell.hidden_size)
+        return {
+            name.removeprefix("lstm."): torch.from_numpy(value).expand(*key.shape, *value.shape)
+            for name, value in found.items()
+        }
+
+
+@model()
+def given_lstm(hidden: int = 10) -> nn.Module:
+    """Learned solver that starts where `problems.lstm` says."""
+    return GivenSolver(hidden, 0.1)
+
+
 class Waves(NamedTuple):
     xs: Tensor
     ys: Tensor
@@ -62,21 +81,33 @@ def fixed_waves(count: int = 25, shots: int = 10) -> AllWaves:
     return AllWaves(Waves(*(torch.from_numpy(found[name]) for name in Waves._fields)))
 
 
-class Images(NamedTuple):
+class Samples(NamedTuple):
     x: Tensor
     y: Tensor
 
 
-class ImageSplits(NamedTuple):
-    train: Images
-    val: Images
+class Splits(NamedTuple):
+    train: Samples
+    val: Samples
 
 
-_IMAGES = records("count", x=real("size"), y=integer())
-
-
-@data(yields=record(train=_IMAGES, val=_IMAGES))
-def fixed_images(count: int = 256, size: int = 784) -> ImageSplits:
+@data(
+    yields=record(
+        train=records("count", x=real("size"), y=integer()),
+        val=records("held", x=real("size"), y=integer()),
+    )
+)
+def fixed_images(count: int = 256, size: int = 784, held: int = 256) -> Splits:
     """Normal inputs with labels out of ten, for training and for validation."""
-    found = {name: torch.from_numpy(value) for name, value in problems.images(count, size).items()}
-    return ImageSplits(Images(found["x"], found["y"]), Images(found["u"], found["v"]))
+    found = {name: torch.from_numpy(value) for name, value in problems.images(count, size, held).items()}
+    return Splits(Samples(found["x"], found["y"]), Samples(found["u"], found["v"]))
+
+
+_CLASSES = records("count", x=real("size"), y=real())
+
+
+@data(yields=record(train=_CLASSES, val=_CLASSES))
+def fixed_classes(count: int = 200, size: int = 20) -> Splits:
+    """Two classes apart by a noisy plane, in float64."""
+    found = {name: torch.from_numpy(value) for name, value in problems.classes(count, size).items()}
+    return Splits(Samples(found["x"], found["y"]), Samples(found["u"], found["v"]))

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.workload import Numbers, layers
 
-__all__ = ["images", "layers", "waves"]
+__all__ = ["classes", "images", "layers", "lstm", "waves"]
 
 
 def waves(count: int, shots: int, seed: int = 1) -> dict[str, Numbers]:
@@ -18,11 +18,37 @@ def waves(count: int, shots: int, seed: int = 1) -> dict[str, Numbers]:
     return {name: value.astype("float32") for name, value in found.items()}
 
 
-def images(count: int, size: int, seed: int = 2) -> dict[str, Numbers]:
-    """Inputs float32[count, size], labels int64[count], of training (x, y) and of validation (u, v)."""
+def images(count: int, size: int, held: int, seed: int = 2) -> dict[str, Numbers]:
+    """Inputs float32[., size], labels int64[.]: `count` for training (x, y), `held` for validation (u, v)."""
     random = np.random.default_rng(seed)
     found: dict[str, Numbers] = {}
-    for inputs, labels in (("x", "y"), ("u", "v")):
-        found[inputs] = random.normal(size=(count, size)).astype("float32")
-        found[labels] = random.integers(0, 10, count)
+    for inputs, labels, number in (("x", "y", count), ("u", "v", held)):
+        found[inputs] = random.normal(size=(number, size)).astype("float32")
+        found[labels] = random.integers(0, 10, number)
     return found
+
+
+def classes(count: int, size: int, seed: int = 4) -> dict[str, Numbers]:
+    """Normal features float64[count, size] with classes 0 and 1 of a noisy plane: training (x, y), validation (u, v)."""
+    random = np.random.default_rng(seed)
+    plane = random.normal(size=size)
+    found: dict[str, Numbers] = {}
+    for inputs, labels in (("x", "y"), ("u", "v")):
+        found[inputs] = random.normal(size=(count, size))
+        found[labels] = (found[inputs] @ plane + 2 * random.normal(size=count) > 0).astype("float64")
+    return found
+
+
+def lstm(hidden: int, seed: int = 3) -> dict[str, Numbers]:
+    """A coordinate LSTM of two inputs and its linear layer, in the order of torch: uniform within 1 / sqrt(hidden)."""
+    random = np.random.default_rng(seed)
+    bound = hidden**-0.5
+    shapes: dict[str, tuple[int, ...]] = {
+        "cell.weight_ih": (4 * hidden, 2),
+        "cell.weight_hh": (4 * hidden, hidden),
+        "cell.bias_ih": (4 * hidden,),
+        "cell.bias_hh": (4 * hidden,),
+        "output.weight": (1, hidden),
+        "output.bias": (1,),
+    }
+    return {f"lstm.{n}": random.uniform(-bound, bound, shape).astype("float32") for n, shape in shapes.items()}

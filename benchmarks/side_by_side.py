@@ -74,11 +74,12 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def measure(workload: Workload, short: bool, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(workload: Workload, short: bool, rounds: int, seconds: float, skip: Sequence[str] = ()) -> dict[str, Any]:
     """Every case of a workload: what is missing, how far the sides are apart, times, memory, and the floor."""
     speed = rates(workload.threads)
-    cases = [_case(workload, values, rounds, seconds) for values in (workload.short if short else workload.cases)]
-    for found, values in zip(cases, workload.short if short else workload.cases, strict=True):
+    chosen = workload.short if short else workload.cases
+    cases = [_case(workload, values, rounds, seconds, skip) for values in chosen]
+    for found, values in zip(cases, chosen, strict=True):
         if workload.floor is not None:
             least = workload.floor(values)
             bound = max(least.operations / speed["operations"], least.bytes / speed["bytes"])
@@ -86,16 +87,19 @@ def measure(workload: Workload, short: bool, rounds: int, seconds: float) -> dic
     return {"title": workload.title, "threads": workload.threads, "rates": speed, "cases": cases}
 
 
-def _case(workload: Workload, values: Values, rounds: int, seconds: float) -> dict[str, Any]:
+def _case(workload: Workload, values: Values, rounds: int, seconds: float, skip: Sequence[str]) -> dict[str, Any]:
     """One case; the sides start one after the other and then take turns."""
     before = load()
     workers = []
-    for side in workload.sides:
+    left_out = [side for side in workload.sides if any(text in side.name for text in skip)]
+    for side in (side for side in workload.sides if side not in left_out):
         _say(f"{workload.name} {_title(values)}: starting {side.name}")
         workers.append(Worker(workload, side, values))
     try:
-        apart = _apart([worker for worker in workers if worker.ready])
-        rows = [_row(worker, apart, workload.tolerance) for worker in workers]
+        known = workload.exact(values, workload.arrays(values)) if workload.exact is not None else []
+        apart = _apart([worker for worker in workers if worker.ready], known)
+        limit = workload.tolerance(values) if callable(workload.tolerance) else workload.tolerance
+        rows = [_row(worker, apart, limit) for worker in workers]
         timed = [(w, r) for w, r in zip(workers, rows, strict=True) if w.ready and "problem" not in r]
         if workload.memory:
             for worker, row in timed:
@@ -104,6 +108,7 @@ def _case(workload: Workload, values: Values, rounds: int, seconds: float) -> di
     finally:
         for worker in workers:
             worker.close()
+    rows += [{"side": side.name, "ours": not side.needs, "problem": "left out (--skip)"} for side in left_out]
     return {"values": dict(values), "load": [before, load()], "sides": rows}
 
 
@@ -142,14 +147,15 @@ def _row(worker: Worker, apart: Mapping[str, float], tolerance: float) -> dict[s
     return row
 
 
-def _apart(workers: Sequence[Worker]) -> dict[str, float]:
-    """How far each hypergradient is from that of the first side: the norm of the difference over the norm."""
+def _apart(workers: Sequence[Worker], known: Sequence[Any]) -> dict[str, float]:
+    """How far each hypergradient is from the known one, or that of the first side: norm of the difference over norm."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        first: list[Any] = []
+        first = list(known)
         for number, worker in enumerate(workers):
             path = Path(folder) / f"{number}.npz"
-            worker.ask(f"gradient {path}")
+            if "failed" in worker.ask(f"gradient {path}"):
+                continue
             with np.load(path) as file:
                 arrays = [np.asarray(file[name], dtype="float64") for name in file.files]
             first = first or arrays

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SAMPLES, RATE, DECAY = 256, 0.05, 1e-3
 RECIPE = """recipe decay
 use net = given_net(784, WIDTH, WIDTH, 10, activation = "tanh")
-use data = fixed_images(count = 256, size = 784)
+use data = fixed_images(count = 256, size = 784, held = 256)
 level tune {
   decay : params(net) from 0.001
   level train {
@@ -36,7 +36,7 @@ def widths(values: Values) -> tuple[int, ...]:
 
 def arrays(values: Values) -> Arrays:
     """Images, labels and the start."""
-    return {**problems.images(SAMPLES, 784), **problems.layers(widths(values))}
+    return {**problems.images(SAMPLES, 784, SAMPLES), **problems.layers(widths(values))}
 
 
 def ours(mode: str, kernels: Asked, values: Values, data: Arrays) -> Work:

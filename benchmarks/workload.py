@@ -49,7 +49,7 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`cases`: numbers by name, the first of them named in tables. `tolerance`: relative, between any two sides."""
+    """`cases`: numbers by name, the first of them named in tables. `tolerance`: relative, between the first side and any other."""
 
     name: str
     title: str
@@ -59,7 +59,9 @@ class Workload:
     sides: tuple[Side, ...]
     arrays: Callable[[Values], Arrays]
     floor: Callable[[Values], Floor] | None
-    tolerance: float
+    tolerance: float | Callable[[Values], float]
+    exact: Callable[[Values, Arrays], list[Numbers]] | None = None
+    """the hypergradient that all are compared with, in place of that of the first side"""
     threads: int = 0
     """threads of torch, 0 for as many as there are cores"""
     memory: bool = False
