@@ -81,7 +81,7 @@ def _log(value: float) -> float:
 def analyze(program: Program, steps: int = 20, seed: int = 0, check: bool = True) -> Analysis:
     """Run `steps` steps of every outermost level, measure them, and check hypergradients in float64 on a small copy.
 
-    Times are medians over the steps, one more being run before as a warm-up; bytes are counted in one more step, by a
+    Functions are measured as they are, without kernels. Times are medians over the steps, one more being run before as a warm-up; bytes are counted in one more step, by a
     dispatch mode or on a GPU by its allocator. Cost: steps + 2 steps of every outermost level. Reports B7xx as a run does.
     """
     numbers = program.plan.numbers
@@ -91,7 +91,7 @@ def analyze(program: Program, steps: int = 20, seed: int = 0, check: bool = True
     rows: list[Row] = []
     timed: list[list[tuple[Work, float]]] = []
     taken: dict[str, int] = {}
-    with torch.no_grad():
+    with torch.no_grad(), program.kernels.resting():  # inside a kernel no function could be told from another
         for phase in program.phases:
             given = [known[n] for n in phase.reads]
             found = _measured(program, phase, key, given, min(steps, phase.steps))

@@ -18,6 +18,8 @@ def analysis_text(found: Analysis) -> str:
     lines = list(_table(found.rows))
     untraced = dict.fromkeys(row.untraced for row in found.rows if row.untraced)
     lines += [f"no estimates: {reason}" for reason in untraced]
+    if found.program.kernels.kind != "none":
+        lines.append(f"functions are measured as they are; a run makes kernels of them ({found.program.kernels.kind})")
     lines += ["", *_calibrations(found.before, found.after)]
     lines += [] if found.gradcheck is None else [gradcheck_line(found.gradcheck)]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from bilevel import ir
+from bilevel.backends.torch_func.trace.kernels import Kernel
 from bilevel.costs import Work
 from bilevel.tracing import Meter
 
@@ -123,16 +124,17 @@ class Recorder:
 
 
 def cells(function: Any) -> dict[str, CellType]:
-    """The cells of all emitted functions that a function reaches, by the name of the function in each."""
+    """The cells of all emitted functions that a function reaches, also behind kernels, by the name of each."""
     found: dict[str, CellType] = {}
     todo = [function]
     while todo:
         inner = todo.pop()
         for name, cell in zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True):
             value = cell.cell_contents
-            if isinstance(value, FunctionType) and name not in found:
+            behind = value.function if isinstance(value, Kernel) else value
+            if isinstance(behind, FunctionType) and name not in found:
                 found[name] = cell
-                todo.append(value)
+                todo.append(behind)
     return found
 
 
