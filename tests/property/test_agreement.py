@@ -1,7 +1,8 @@
 """Random small recipes: every exact mode, and the reference backend, give the same hypergradient to 1e-9.
 
-The recipes have one to three levels, copies over normal draws, draws inside levels, stateful solvers, domains, starts
-from constants, from outer variables and at random, reads of iterates. Steps contract, so that no number grows.
+The recipes have one to three levels, copies over normal draws, draws inside levels, stateful, mirrored, learned,
+projected and registered solvers, estimated gradients, domains, starts from constants, from outer variables and at random, reads of
+iterates. Steps contract, so that no number grows.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from bilevel.backends.reference.trees import flat
 from bilevel.plan import Plan
 from tests.backends.agreement import by_name, compared, relative
 from tests.zoo.compiled import Compiled, build, compile_text, plan_text
@@ -19,6 +21,14 @@ from tests.zoo.compiled import Compiled, build, compile_text, plan_text
 MODES = ("fmd", "rmd(checkpoint = 2)", "rmd(checkpoint = binomial)", "rmd(store = residuals)")
 TOLERANCE = 1e-9
 NAMES = ("x", "y", "z")
+
+
+LEARNED = {
+    "mirror(g": "g : real[2] in positive from [0.9, 1.4]",
+    "mirror(G": "G : real[2, 2] in psd from 0.8 * eye(2)",
+    "opt[psi]": "psi : params(opt)",
+}
+"""variables that a solver needs"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,14 @@ inner_levels = st.builds(
             "adam(lr = r)",
             "adam(lr = 0.05, beta1 = m)",
             "rmsprop(lr = 0.02)",
+            "heavy(lr = r, momentum = m, power = 1.2)",
+            "mirror(g, lr = r)",
+            "mirror(G, lr = 0.1, clip = 2)",
+            "opt[psi]",
+            "pgd(lr = r)",
+            "pgd(lr = 0.02, sign = 1)",
+            "frank_wolfe()",
+            "sgd(lr = linear(r)) with zeroth(samples = 2, radius = 0.01)",
         )
     ),
     start=st.sampled_from(("0.4", "OUTER", "0.5 * OUTER + x", "normal(0, 0.3)")),
@@ -65,10 +83,26 @@ inner_levels = st.builds(
 def recipe(levels: list[Inner], senses: bool) -> str:
     """The text of a recipe: level k + 1 inside level k, each pulled to what the one around it holds."""
     variables = "x : real[2] from [0.7, -0.4]\n  r : real in positive from 0.08\n  m : real in unit from 0.3"
+    used = " ".join(solver_of(levels, depth) for depth in range(1, len(levels) + 1))
+    variables += "".join(f"\n  {line}" for word, line in LEARNED.items() if word in used)
+    parts = "use opt = coordinate_lstm(hidden = 2)\n" if "psi" in used else ""
     inside = level_text(levels, 1)
     aim = objective(levels, 0)
     goal = f"maximize -({aim})" if senses else f"minimize {aim}"
-    return f"recipe found\nlevel top {{\n  {variables}\n{opened(levels, 0)}{inside}  {goal}\n  by sgd(lr = 0.05) for 2 steps\n}}"
+    return f"recipe found\n{parts}level top {{\n  {variables}\n{opened(levels, 0)}{inside}  {goal}\n  by sgd(lr = 0.05) for 2 steps\n}}"
+
+
+def solver_of(levels: list[Inner], depth: int) -> str:
+    """The solver of a level; gradients are estimated only where no level is inside."""
+    solver = levels[depth - 1].solver
+    return solver if depth == len(levels) else solver.partition(" with")[0]
+
+
+def domain_of(one: Inner) -> str:
+    """The domain of a level's variable; those that a solver keeps are small, so that edges are met."""
+    if "frank_wolfe" in one.solver or (one.domain and "pgd" in one.solver):
+        return "between(-0.5, 0.6)"
+    return "" if "mirror" in one.solver else one.domain
 
 
 def opened(levels: list[Inner], depth: int) -> str:
@@ -102,12 +136,12 @@ def level_text(levels: list[Inner], depth: int) -> str:
     terms += [f"0.1 * dot(e{depth}, {name})"] * one.drawn
     terms += [f"0.01 * c{depth} * sqnorm({name})"] * one.counted
     terms += [f"0.3 * {objective(levels, depth)}"] * (depth < len(levels))
-    domain = f" in {one.domain}" if one.domain else ""
+    domain = f" in {domain_of(one)}" if domain_of(one) else ""
     counter = f"c{depth} in 1..{one.steps}" if one.counted else str(one.steps)
     start = one.start.replace("OUTER", around)
     return (
         f"level level{depth} {{\n  {name} : real[2]{domain} from {start}\n{drawn}{opened(levels, depth)}"
-        f"{level_text(levels, depth + 1)}  minimize {' + '.join(terms)}\n  by {one.solver} for {counter} steps\n}}\n"
+        f"{level_text(levels, depth + 1)}  minimize {' + '.join(terms)}\n  by {solver_of(levels, depth)} for {counter} steps\n}}\n"
     )
 
 
@@ -127,16 +161,28 @@ def hypergradient(compiled: Compiled) -> dict[str, torch.Tensor]:
     return by_name(phase.variables, gradient)
 
 
-@settings(max_examples=30, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=9,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 @given(levels=st.lists(inner_levels, min_size=1, max_size=2), senses=st.booleans())
 def test_all_exact_modes_and_the_reference_agree(levels: list[Inner], senses: bool) -> None:
     text = recipe(levels, senses)
     compiled = compile_text(text)
-    for both in compared(compiled, steps=2, seed=1):
+    known = "heavy" not in text  # the reference knows the solvers of the language alone
+    for both in compared(compiled, steps=2, seed=1) if known else ():
         assert both.error < TOLERANCE, (text, both)
     expected = hypergradient(compiled)
     for mode in MODES:
         other = scheduled(text, compiled.plan, mode)
         if other is not None:
             found = hypergradient(build(plan_text(other)))
-            assert max(relative(found[n], expected[n]) for n in expected) < TOLERANCE, (other, found, expected)
+            assert max(relative(flat(found[n]), flat(expected[n])) for n in expected) < TOLERANCE, (
+                other,
+                found,
+                expected,
+            )
