@@ -1,10 +1,10 @@
 """Measures the workloads and writes results.json, BENCHMARKS.md and a plot for each.
 
-    python -m benchmarks [W0 W2 ...] [--short] [--rounds 4] [--seconds 0.5] [--skip Inductor] [--out benchmarks]
+    python -m benchmarks [W0 W2 ...] [--short] [--rounds 3] [--seconds 0.5] [--skip Inductor] [--out benchmarks]
 
 Needs the optional packages `peers`; a peer that is missing is reported as missing. `--short` takes small cases, to see
 that all works. Workloads that are not named keep the figures of an earlier run. Ends with 1 where sides that ran do
-not compute the same, or fail.
+not compute the same, or fail; a side that is known to differ is shown with the reason.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _show(name: str, found: dict[str, Any], out: Path) -> list[str]:
     plot(name, found, out / f"{name}.png")
     rows = [row for case in found["cases"] for row in case["sides"] if "problem" in row]
     return [
-        f"{name}, {r['side']}: {r['problem']}" for r in rows if not r["problem"].startswith(("missing", "left out"))
+        f"{name}, {r['side']}: {r['problem']}"
+        for r in rows
+        if not r["problem"].startswith(("missing", "left out", "not comparable"))
     ]
 
 
@@ -72,7 +74,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     known = sorted([*MODULES, *ALONE])
     parser.add_argument("names", metavar="W", nargs="*", help=f"of {', '.join(known)}; all without it")
     parser.add_argument("--short", action="store_true", help="small cases: does all work?")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of every side (4)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of every side (3)")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn (0.5); one hypergradient at least")
     parser.add_argument("--skip", nargs="*", default=[], metavar="TEXT", help="leave out sides whose name has it")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of what is written (benchmarks)")

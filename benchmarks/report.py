@@ -17,6 +17,9 @@ quartiles; all sides of a table ran in turns on the same machine, and had comput
 were timed (`apart`: relative difference from the first row). `ratio` is the time over that of our fastest row.
 `extra memory` is the resident memory at the worst moment beyond that before. The floor is the least work over what
 the machine reaches (`torch.mm`, copies); `gap` is our fastest row over it. Take ratios, not milliseconds.
+
+Not written: W1 (convolutions on Omniglot), W5 (a transformer with Adam inside), W7 (a population of full trainings), and
+Betty in W0, whose engine gives no hypergradient by itself.
 """
 BUSY = 0.5
 """load at the start of a case, beyond which its figures are marked; our own processes raise it afterwards"""

@@ -143,7 +143,8 @@ def _row(worker: Worker, apart: Mapping[str, float], tolerance: float) -> dict[s
         return {**row, "problem": f"failed: {worker.state['failed']}"}
     row |= {"before": worker.state["before"], "apart": apart[worker.side.name]}
     if not apart[worker.side.name] <= tolerance:
-        row["problem"] = f"computes something else: its hypergradient is off by {apart[worker.side.name]:.1e}"
+        why = f"not comparable: {worker.side.known}" if worker.side.known else "computes something else"
+        row["problem"] = f"{why}; its hypergradient is off by {apart[worker.side.name]:.1e}"
     return row
 
 

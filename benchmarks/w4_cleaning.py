@@ -145,6 +145,51 @@ def torch_conjugate_gradients(values: Values, data: Arrays) -> Work:
     return Work(run, numbers_of)
 
 
+def betty(values: Values, data: Arrays) -> Work:
+    """Its conjugate gradients, called for themselves: its engine has no call that gives a hypergradient.
+
+    They have no damping; a square around where the steps ended gives the same Hessian and no gradient.
+    """
+    from types import SimpleNamespace
+
+    import torch
+    from betty.hypergradient.cg import cg
+    from torch.nn.functional import cross_entropy
+
+    x, y, u, v = given(data, "x", "y", "u", "v")
+    trust = torch.zeros(len(data["y"]), requires_grad=True)
+
+    def run() -> Any:
+        net = dense(data, "tanh")
+        leaves = list(net.parameters())
+
+        def fitted(_: Any = None) -> Any:
+            weighted = torch.sigmoid(trust) * cross_entropy(net(x), y, reduction="none")
+            return weighted.mean() + 0.005 * sum(p.square().sum() for p in leaves)
+
+        for _ in range(values["T"]):
+            gradient = torch.autograd.grad(fitted(), leaves)
+            with torch.no_grad():
+                for leaf, slope in zip(leaves, gradient, strict=True):
+                    leaf.sub_(RATE * slope)
+
+        def damped(_: Any) -> Any:
+            return fitted() + 0.5 * DAMPING * sum((p - p.detach()).square().sum() for p in leaves)
+
+        current = SimpleNamespace(
+            paths=[],
+            config=SimpleNamespace(cg_iterations=PRODUCTS, cg_alpha=1.0),
+            cur_batch=None,
+            training_step_exec=damped,
+            trainable_parameters=lambda: leaves,
+            parameters=lambda: leaves,
+        )
+        outside = SimpleNamespace(trainable_parameters=lambda: [trust])
+        return cg(torch.autograd.grad(cross_entropy(net(u), v), leaves), current, outside)
+
+    return Work(run, numbers_of)
+
+
 def _conjugate_gradients(product: Any, right: list[Any]) -> list[Any]:
     """So many products as all sides take, from zero."""
     found, rest = [0 * r for r in right], right
@@ -197,6 +242,9 @@ IMPLICITLY = Workload(
     sides=(
         Side("ours, ift(cg), fx", partial(ours, IMPLICIT, "fx")),
         Side("ours, ift(cg), Inductor", partial(ours, IMPLICIT, "inductor")),
+        Side(
+            "Betty, cg", betty, "betty", "0.1.1 makes each direction from the residual before, no conjugate gradients"
+        ),
         Side("plain PyTorch", torch_conjugate_gradients, "torch"),
     ),
     arrays=arrays,

@@ -36,6 +36,8 @@ class Side:
     name: str
     make: Callable[[Values, Arrays], Work]
     needs: str = ""
+    known: str = ""
+    """why it is known to compute something else: then it is not timed, and that is no failure of a run"""
 
 
 @dataclass(frozen=True, slots=True)
