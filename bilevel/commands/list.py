@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         guess = nearest(kind, list(KINDS))
         hint = f"did you mean `{guess}`?" if guess else f"one of {', '.join(KINDS)}"
         raise Usage(f"there is no kind `{kind}`; {hint}")
-    found = {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
+    kinds = KINDS | ({"recipes": _named} if kind is None else {})
+    found = {name: rows() for name, rows in kinds.items() if kind in (None, name)}
     if console.json:
         console.document({name: {row[0]: _plain(row) for row in rows} for name, rows in found.items()})
         return 0
@@ -45,10 +46,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _plain(row: Row) -> object:
     """What a row says of its first entry: one text, or of a recipe all that is known."""
-    return row[1] if len(row) == 2 else dict(zip(("source", "class", "line"), row[1:], strict=True))
+    names = ("source", "class", "line") if len(row) == 4 else ("source", "line")
+    return row[1] if len(row) == 2 else dict(zip(names, row[1:], strict=True))
+
+
+def _named() -> list[Row]:
+    """Recipes without the class of their hypergradients, which only a plan of each would tell."""
+    return [(one.name, one.source, one.line + " (--quick)" * one.quick) for one in catalogue()]
 
 
 def _recipes() -> list[Row]:
+    """The class stands last but one: the line may be long."""
     return [(one.name, one.source, one.exactness, one.line + " (--quick)" * one.quick) for one in catalogue()]
 
 
