@@ -7,6 +7,8 @@ them, and since copies do not read each other the gradient of the sum is the gra
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Return, Statement
 from bilevel.backends.torch_func import draws, solver_text
@@ -124,9 +126,11 @@ def objective_function(coder: Coder, step: Step) -> Function:
     value = level.objective.value
     coder.writer.maximised = level.objective.sense == "maximize"
     coder.writer.windowed = frozenset(n for i in level.levels if is_windowed(coder.plan, i) for n in i.names)
+    searched = is_searched(level)
+    if searched and isinstance(value, ir.Reduced) and value.kind == "pcgrad":
+        value = replace(value, kind="mean")  # a search compares values, and has no gradients to project
     text = write(coder.writer, value)
     reads = free_reads(value) | draws.axis_values(coder.program, level.batched)
-    searched = is_searched(level)
     text = mapped(coder.writer, text, (f"@{level.name}", *level.batched) if searched else level.batched, reads)
     coder.writer.maximised, coder.writer.windowed = False, frozenset()
     text = f"{text}.sum()" if level.batched and not searched else text

@@ -11,6 +11,7 @@ from torch import Tensor
 from bilevel.backends.torch_func.keyed import fold, make_key, permutation
 from tests.modes.loops import derivative, solve, tensor
 from tests.modes.tools import STORES, TOLERANCE, error, gradients, scheduled
+from tests.zoo.compiled import compile_text
 from tests.zoo.problem import points
 
 TEXT = """recipe surgery
@@ -90,3 +91,18 @@ def test_several_tasks_in_the_order_drawn(mode: str) -> None:
 
 def test_no_conflict_no_projection() -> None:
     assert torch.equal(drawn_order_does_not_matter_for(tensor([1.0, 0.0]), tensor([1.0, 1.0])), tensor([1.0, 0.0]))
+
+
+def searched(reducer: str) -> Tensor:
+    """The best value of the first generation of a search."""
+    text = TEXT.replace("COUNT", "3").replace("REDUCER", reducer)
+    text = text.replace("by sgd(lr = 0.1) for 2 steps", "by cmaes(population = 6) for 2 generations")
+    compiled = compile_text(text)
+    key = compiled.key()
+    _, value = compiled.phase.step(compiled.phase.begin(key), key)
+    return value
+
+
+def test_a_search_compares_the_mean() -> None:
+    """It has no gradients to project."""
+    assert float(searched("pcgrad")) == float(searched("mean")) != float(searched("max"))
