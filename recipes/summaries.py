@@ -28,9 +28,14 @@ class Summary:
 def special(run: Run) -> Summary | None:
     """The summary of the first part that has one for this run."""
     from bilevel.recipes.attack_summary import attack_summary
+    from bilevel.recipes.control_summary import control_summary
     from bilevel.recipes.sine_summary import sine_summary
 
-    summaries: dict[str, Callable[[Run], Summary | None]] = {"sine": sine_summary, "victim_gradients": attack_summary}
+    summaries: dict[str, Callable[[Run], Summary | None]] = {
+        "pendulum": control_summary,
+        "sine": sine_summary,
+        "victim_gradients": attack_summary,
+    }
     for use in run.program.plan.program.uses:
         if use.description is not None and use.description.name in summaries:
             return summaries[use.description.name](run)
