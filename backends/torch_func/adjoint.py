@@ -24,9 +24,9 @@ from bilevel.backends.torch_func.forward import checkpoint_count
 from bilevel.backends.torch_func.implicit import product_functions, pullback_body
 from bilevel.backends.torch_func.steps import (
     keys,
-    level_parameters,
     over_run,
     run_given,
+    run_parameters,
     runs,
     targets,
     traceable,
@@ -150,7 +150,7 @@ def _back_function(coder: Coder, level: ir.Level, adjoint: Unroll) -> Function:
     given = [coder.writer.name(n) for n in level.names] if coder.plan.facts[level.name].iterates else []
     more = {"state": "states", **{f"given_{n}": f"given_{n}_at" for n in given}}
     body = over_run(coder, level, more, True, one_step(coder, level, adjoint))
-    inner = level_parameters(coder, level, ["objective", "gradient", "update"])
+    inner = run_parameters(coder, level, ["objective", "gradient", "update"])
     lists = ["states", "steps", "keys", "drawn", "taken", *more.values(), *changed]
     # A cotangent of a list of iterates has the name that the walk gives to its entries.
     parameters = [*lists, *(p for p in [*inner, *targets(coder, level)] if p not in lists)]

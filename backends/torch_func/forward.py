@@ -22,6 +22,7 @@ from bilevel.backends.torch_func.steps import (
     level_parameters,
     over_run,
     run_given,
+    run_parameters,
     runs,
     step_body,
     targets,
@@ -147,7 +148,7 @@ def run_function(coder: Coder, level: ir.Level, adjoint: Unroll | None = None) -
     body += [update, *_carry(coder, level), Assign("", f"states.append(({x}, {held}))")]
     body.append(If("not keep", (Assign("", "del states[0]"),)))
     lines: list[Statement] = [Assign("states", "[state]"), over_run(coder, level, {}, False, body), Return("states")]
-    inner = level_parameters(coder, level, ["gradient", "update"])
+    inner = run_parameters(coder, level, ["gradient", "update"])
     parameters = ["state", "steps", "keys", "drawn", "taken", *inner, "keep"]
     doc = f"The states of {level.name} from the one before some steps to the one after them: all, or only the last."
     return coder.function(f"{level.name}_run", parameters, doc, lines, None, 2, kernel=traceable(coder, level))

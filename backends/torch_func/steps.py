@@ -27,9 +27,12 @@ def step_body(coder: Coder, level: ir.Level) -> list[Statement]:
     """The counter and the draws of one step."""
     lines = counting(coder, level)
     if level.draws or level.indices:
-        call = coder.call(f"{level.name}_draw", key="step_key", level_key="key")
-        lines.append(Assign(", ".join(drawn(coder, level)), call))
+        lines.append(Assign(", ".join(drawn(coder, level)), _draw_call(coder, level)))
     return lines
+
+
+def _draw_call(coder: Coder, level: ir.Level) -> str:
+    return coder.call(f"{level.name}_draw", key="step_key", level_key="key")
 
 
 def counting(coder: Coder, level: ir.Level) -> list[Statement]:
@@ -63,7 +66,14 @@ def each_step(coder: Coder, level: ir.Level, iterable: str, body: list[Statement
 
 def traceable(coder: Coder, level: ir.Level) -> bool:
     """Whether a run of steps is a function of tensors: where warm levels ended is told with numbers of steps."""
-    return not is_warm(level) and not carried(coder, level)
+    return not is_warm(level) and not carried(coder, level) and not sees_iterate(coder, level)
+
+
+def sees_iterate(coder: Coder, level: ir.Level) -> bool:
+    """Whether a draw uses the variables of its own level (under `stop`): it is made in its step, not before a run."""
+    if not (level.draws or level.indices):
+        return False
+    return bool(set(own(coder, level)) & set(coder.known[f"{level.name}_draw"]))
 
 
 # ---- runs of steps ---------------------------------------------------------------------------------------------
@@ -79,7 +89,7 @@ def run_given(coder: Coder, level: ir.Level) -> dict[str, str]:
     given: dict[str, str] = {}
     if uses_keys(coder, level):
         given["keys"] = "within(keys, steps)"
-    if level.draws or level.indices:
+    if (level.draws or level.indices) and not sees_iterate(coder, level):
         text = coder.call(f"{level.name}_draw", key="step_key", level_key="key", **_counter_given(coder, level))
         given["drawn"] = f"[{text} for step, step_key in zip(steps, within(keys, steps))]"
     return given
@@ -91,7 +101,10 @@ def _counter_given(coder: Coder, level: ir.Level) -> dict[str, str]:
 
 
 def over_run(coder: Coder, level: ir.Level, more: dict[str, str], backwards: bool, body: list[Statement]) -> Loop:
-    """The loop over the steps of a run; `more` maps names in the loop to lists with one entry for each step."""
+    """The loop over the steps of a run; `more` maps names in the loop to lists with one entry for each step.
+
+    The first line of `body` takes the state apart.
+    """
     lists = {"step": "steps", **more}
     if "keys" in run_given(coder, level):
         lists["step_key"] = "keys"
@@ -102,7 +115,14 @@ def over_run(coder: Coder, level: ir.Level, more: dict[str, str], backwards: boo
     walked = (
         f"reversed(list({joined}))" if backwards and len(lists) > 1 else f"reversed({joined})" if backwards else joined
     )
+    if sees_iterate(coder, level):
+        body = [body[0], Assign(", ".join(drawn(coder, level)), _draw_call(coder, level)), *body[1:]]
     return Loop(", ".join(lists), walked, (*counting(coder, level), *body))
+
+
+def run_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
+    """What a run of steps needs from outside beside its states."""
+    return level_parameters(coder, level, [*operations, *(["draw"] if sees_iterate(coder, level) else [])])
 
 
 def level_parameters(coder: Coder, level: ir.Level, operations: list[str]) -> list[str]:
