@@ -85,7 +85,8 @@ def few_steps(name: str) -> Recipe:
     """A quick recipe on few copies and samples, its outermost levels cut to ten steps."""
     recipe = bilevel.load(name)
     small = shrink(recipe, pipeline.plan(recipe.program), sharp=False).recipe
-    for level in small.program.levels:
-        unit = next(unit for unit in ("steps", "epochs", "generations") if f"{level.name}.{unit}" in small.settings)
-        small = small.with_({f"{level.name}.{unit}": STEPS})
-    return small
+    outermost = {level.name for level in small.program.levels}
+    units = ("steps", "epochs", "generations")  # of a level with `then` under the names of its solvers
+    paths = [path.split(".") for path in small.settings]
+    counts = [".".join(p) for p in paths if p[0] in outermost and p[-1] in units and len(p) <= 3]
+    return small.with_(dict.fromkeys(counts, STEPS))
