@@ -47,8 +47,7 @@ def walk_back(
         last = end if taken is None else min(end, taken)
         if last <= first:
             continue
-        states = advance(kept[number], first, last)
-        back(states[:-1], first, last)
+        back(advance(kept[number], first, last)[:-1], first, last)  # no name: its states go before the next are made
 
 
 def reach(snapshots: int, repeats: int) -> int:
