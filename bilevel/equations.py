@@ -21,7 +21,8 @@ def _objective(level: ir.Level) -> str:
 
 def one_line(text: str) -> str:
     """A piece of a recipe with its line breaks and comments taken out."""
-    return " ".join(part for line in text.split("\n") for part in line.partition("#")[0].split())
+    joined = " ".join(part for line in text.split("\n") for part in line.partition("#")[0].split())
+    return joined.replace("( ", "(").replace(" )", ")")
 
 
 def _start(level: ir.Level) -> str:

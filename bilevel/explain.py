@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bilevel import ir
 from bilevel.chunks import chunk_of, is_ragged
 from bilevel.dsl.datatypes import Array, ListType, Tree
-from bilevel.equations import duration, equation, solver
+from bilevel.equations import duration, equation, one_line, solver
 from bilevel.errors import fail
 from bilevel.kinds import is_searched, kind
 from bilevel.modes import Implicit, Leaping, Perturb, Substitute, Tangents, Unroll
@@ -273,4 +273,4 @@ def _reports(plan: Plan) -> Iterator[str]:
         width = max(len(r.name) for r in found)
         yield "reports"
         for r in found:
-            yield f"  {r.name:<{width}}  {r.span.text.partition('=')[2].strip()}"
+            yield f"  {r.name:<{width}}  {one_line(r.span.text.partition('=')[2])}"

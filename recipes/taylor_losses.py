@@ -80,12 +80,12 @@ class TaylorLoss(nn.Module):
         return self.polynomial(u, v, *self.coefficients.unbind()).mean(-1)
 
 
-@cache
 def simplex_points(classes: int) -> tuple[Tensor, Tensor]:
     """Fixed predictions and labels, float64[n, classes] each, that reach from the centre of the simplex to its corners.
 
     The loss is the same under any exchange of classes, so the label is the first. Corners (right and wrong) and centre
-    are among the points; the others are softmax of normal numbers times 0.1 to 30.
+    are among the points; the others are softmax of normal numbers times 0.1 to 30. Not kept from call to call: a tensor
+    that is made while something is differentiated cannot be used outside of that.
     """
     key = make_key(0)
     factor = torch.logspace(-1, 1.5, SAMPLES, dtype=torch.float64)[:, None]
