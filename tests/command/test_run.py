@@ -238,8 +238,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(bilevel: Command,
 
 
 def test_a_killed_run_with_kernels_resumes_with_the_same_kernels(bilevel: Command, here: Path) -> None:
-    often = "import bilevel.run; bilevel.run.CHECKPOINT_SECONDS = 0.15"
-    process = start("run", "tiny.bl", *LONG, "--compile", "fx", "--out", "part", python=often)
+    # Steps of kernels are so short that the run would be over before it is killed.
+    slow = "import time, bilevel.run as r; one = r._one_step; r._one_step = lambda *a: (time.sleep(0.03), one(*a))[1]"
+    often = "r.CHECKPOINT_SECONDS = 0.15"
+    process = start("run", "tiny.bl", *LONG, "--compile", "fx", "--out", "part", python=f"{slow}; {often}")
     wait_for_lines(here / "part" / "metrics.jsonl", 40)
     stop(process, signal.SIGKILL)
     assert 0 < saved(here / "part")["states"]["meta"]["step"] < 90
