@@ -156,6 +156,7 @@ def _nested(coder: Coder, level: ir.Level, step: Step) -> Function:
     """All generations of one solve."""
     x, steps = pack(own(coder, level)), steps_text(coder, level)
     arguments, depth = _arguments(coder, level), len(level.batched)
+    keyed: list[Statement] = [Assign("step_key", "keys[step]")] if level.draws or level.indices else []
     scores = coder.call(f"{level.name}_scores", key="keys[step]")
     body: list[Statement] = [Assign(x, coder.call(f"{level.name}_start"))]
     body.append(Assign("keys", f"fold(key, numbers({steps}, key))"))
@@ -163,14 +164,14 @@ def _nested(coder: Coder, level: ir.Level, step: Step) -> Function:
         start = coder.call(f"{level.name}_start", key="one")
         body.append(Assign("best", "None"))
         draw = f'candidates(lambda one: {start}, fold(keys[step], "random"), {arguments["population"]})'
-        loop: list[Statement] = [*drawn_step(coder, level), Assign("members", draw), Assign("scores", scores)]
+        loop: list[Statement] = [*keyed, *drawn_step(coder, level), Assign("members", draw), Assign("scores", scores)]
         loop.append(Assign(f"{x}, best", f"keep_best({x}, best, members, scores)"))
         found = x
     else:
         sigma, population = arguments.get("sigma", "0.3"), arguments.get("population", "None")
         given = f'{x}, {depth}, {len(level.members)}, {sigma}, {population}, fold(key, "cmaes")'
         body.append(Assign("search", f"Evolutions({given})"))
-        loop = [*drawn_step(coder, level), Assign("members", "search.ask()"), Assign("scores", scores)]
+        loop = [*keyed, *drawn_step(coder, level), Assign("members", "search.ask()"), Assign("scores", scores)]
         loop.append(Assign("search", "search.tell(scores)"))
         found = "search.mean()"
     body += [Loop("step", f"range({steps})", tuple(loop)), Return(f"[({found}, ())]")]
