@@ -148,7 +148,7 @@ def test_the_gradient_check_is_its_last_line() -> None:
 
 TRUE = Calibration("true", 2e-5, 5e-6, 4e10, 3e10, 8e9)
 WORKS = [
-    Work(products=1e9, moved=1e8, operators=500, views=100),
+    Work(products=2e10, moved=1e8, operators=500, views=100),
     Work(products=1e7, moved=5e8, operators=900, views=4000),
     Work(products=5e6, moved=1e6, operators=9000, views=300),
     Work(products=2e9, moved=3e9, operators=20, views=20),
@@ -157,6 +157,7 @@ WORKS = [
 
 
 def test_a_calibration_is_found_again_from_exact_times() -> None:
+    """Where each number has a share of the time that counts; what has none is held to the others."""
     found = fitted(reference(), "here", [[(work, TRUE.seconds(work)) for work in WORKS]])
     whole = sum(map(TRUE.seconds, WORKS))
     assert sum(map(found.seconds, WORKS)) == pytest.approx(whole, rel=0.01)
