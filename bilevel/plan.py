@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
 import networkx as nx
@@ -153,10 +153,22 @@ class Plan:
     def identity(self) -> str:
         """Six hexadecimal digits that change when the recipe's meaning or a decision changes."""
         words = [repr(self.program.recipe)]
-        words += [f"{c.level} {c.mode} {c.adjoint}" for c in self.choices.values()]
+        words += [f"{c.level} {c.mode} {_spelled(c.adjoint)}" for c in self.choices.values()]
         words += [f"{s.name} {s.repeats} {s.copies}" for s in self.steps]
         words += [f"{name} {size}" for name, size in self.chunks.items()]
         return hashlib.blake2b("\n".join(words).encode(), digest_size=3).hexdigest()
+
+
+def _spelled(value: object) -> str:
+    """As `repr`, with expressions as the recipe spells them: their sets have no order of their own."""
+    if isinstance(value, ir.Expr):
+        return value.span.text
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_spelled, value))})"
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = ", ".join(f"{f.name}={_spelled(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({parts})"
+    return repr(value)
 
 
 def repeats_of(level: ir.Level) -> str:
