@@ -34,10 +34,20 @@ from bilevel.modes import (
     Mode,
     Reverse,
 )
+from bilevel.modes.base import Unroll
 from bilevel.modes.closed_form import degree_of
 from bilevel.modes.options import auto_leap, checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
 from bilevel.plan import Candidate, Choice, Numbers, Plan
-from bilevel.refusals import does_not_fit, inside_next, no_effect, nothing_fits, refused, searched_inside, too_deep
+from bilevel.refusals import (
+    beside_windows,
+    does_not_fit,
+    inside_next,
+    no_effect,
+    nothing_fits,
+    refused,
+    searched_inside,
+    too_deep,
+)
 from bilevel.support import unsupported
 from bilevel.symmetry import unsymmetric
 
@@ -212,6 +222,11 @@ def _check_nesting(program: ir.Program, facts: Facts, choices: dict[str, Choice]
             and choices[level.name].exactness not in ("exact", "-")
         ):
             raise inside_next(level, around[0], choices[level.name])
+        adjoint = choices[level.name].adjoint
+        if isinstance(adjoint, Unroll) and adjoint.update:
+            for other in around[0].levels:
+                if other is not level and not facts[other.name].unread:
+                    raise beside_windows(level, other, choices[level.name])
 
 
 def _around(program: ir.Program, level: ir.Level) -> Iterator[ir.Level]:

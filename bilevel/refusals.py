@@ -256,6 +256,21 @@ def inside_next(level: ir.Level, around: ir.Level, choice: Choice) -> RecipeErro
     )
 
 
+def beside_windows(level: ir.Level, other: ir.Level, choice: Choice) -> RecipeError:
+    """B507 for a level beside one whose windows each end in a step of the outer solver: it is not solved again there."""
+    return RecipeError(
+        [
+            Diagnostic(
+                "B507",
+                f"`{choice.mode}` with `{other.name}` beside `{level.name}` is not in this version",
+                choice.at if choice.at is not None else level.span,
+                why=f"after every window the solution of `{other.name}` would have to be found anew",
+                fix=f"a mode of `{level.name}` without `update = each`",
+            )
+        ]
+    )
+
+
 def searched_inside(level: ir.Level, around: Sequence[ir.Level]) -> RecipeError:
     """B509 for a search whose solution, or the step around it, is differentiated."""
     solver = level.phases[0].solvers[0]

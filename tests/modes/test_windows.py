@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bilevel.backends.torch_func.keyed import fold, make_key, normal
+from bilevel.errors import RecipeError
 from tests.modes.loops import begun, moved, slope, tensor
 from tests.modes.tools import scheduled
 from tests.zoo.compiled import compile_text, plan_text
@@ -172,3 +173,26 @@ def test_windows_over_networks_of_different_shape(window: int) -> None:
             ends.append((w.detach(), (v[0].detach(),)))
         log_rate, states = log_rate - 0.1 * torch.autograd.grad(total, free)[0], ends
     assert torch.allclose(state.x, log_rate.detach(), rtol=1e-9)
+
+
+def test_a_level_beside_windows_is_refused() -> None:
+    """Its solution would have to be found anew after every step of the outer solver."""
+    text = """recipe beside
+level tune {
+  a : real from 0.5
+  level first {
+    x : real from a
+    minimize (x - 1)^2
+    by sgd(lr = 0.1) for 2 steps
+  }
+  level second {
+    y : real from a
+    minimize (y - x)^2
+    by sgd(lr = 0.1) for 4 steps
+  }
+  minimize y^2
+  by sgd(lr = 0.1) for 2 steps
+}
+schedule { second : rmd(window = 2, update = each) }"""
+    with pytest.raises(RecipeError, match=r"B507\]: .* with `first` beside `second`"):
+        plan_text(text)
