@@ -105,7 +105,9 @@ VARIANTS: dict[str, Callable[[str], str]] = {
     "binomial": lambda text: scheduled(without_iterates(text), "rmd(checkpoint = binomial)"),
     "window": lambda text: scheduled(without_iterates(text), "rmd(window = 2)"),
     "fmd": lambda text: scheduled(without_iterates(text), "fmd"),
-    "update = each": lambda text: scheduled(without_iterates(text), "rmd(window = 1, update = each)"),
+    "update = each": lambda text: scheduled(
+        without_first_level(without_iterates(text)), "rmd(window = 1, update = each)"
+    ),
     "leap": lambda text: scheduled(text, "leap(teacher = 1, gamma = 0.9)"),
     "es": lambda text: scheduled(text, "es(samples = 4, sigma = 0.1)"),
     "ift": lambda text: without_iterates(text).replace("for 2 steps", UNTIL),
@@ -116,6 +118,15 @@ VARIANTS: dict[str, Callable[[str], str]] = {
 def without_iterates(text: str) -> str:
     """Most modes keep the solution only."""
     return text.replace(f"{PLAIN['PHI']}@{PLAIN['TIME']}", PLAIN["PHI"])
+
+
+def without_first_level(text: str) -> str:
+    """No level stands beside one whose windows end in outer steps."""
+    begin, end = (text.index(f"  level {PLAIN[role]} ") for role in ("FIT", "AGAIN"))
+    text = text[:begin] + text[end:]
+    for inner, outer in (("PHI", "THETA"), ("SCALE", "RATE"), ("FIT", "AGAIN")):
+        text = re.sub(rf"\b{PLAIN[inner]}\b", PLAIN[outer], text)
+    return text
 
 
 def scheduled(text: str, mode: str) -> str:
