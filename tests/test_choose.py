@@ -12,10 +12,10 @@ import torch
 
 import bilevel
 from benchmarks.live_bytes import peak_bytes
-from bilevel import costs, pipeline
+from bilevel import costs, limits, pipeline
 from bilevel.costs import Calibration, Cost, Formula, Work, reference
 from bilevel.errors import RecipeError
-from bilevel.limits import Limit, free_memory, limit_text, read_limits
+from bilevel.limits import Limit, free_memory, group_free, limit_text, read_limits
 from bilevel.modes import MODES
 from bilevel.plan import Choice, Plan
 from bilevel.plan_json import plan_json
@@ -200,6 +200,42 @@ def test_free_memory_is_the_devices() -> None:
     found = free_memory("cpu")
     assert found is not None and not found.asked and found.memory > 1e6
     assert free_memory("meta") is None
+
+
+def group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(f"{text}\n", "ascii")
+
+
+def test_a_container_may_take_what_its_groups_leave(tmp_path: Path) -> None:
+    """The smallest of a group and those around it; cached files are given back when they are asked for."""
+    (tmp_path / "cgroup").write_text("0::/box/inner\n", "ascii")
+    group(tmp_path / "box" / "inner", memory_max="max", memory_current="100")
+    group(tmp_path / "box", memory_max="1000", memory_current="700", memory_stat="anon 500\ninactive_file 150\n")
+    group(tmp_path, memory_max="900", memory_current="100")
+    assert min(group_free(tmp_path / "cgroup", tmp_path)) == 450
+    group(tmp_path, memory_max="90", memory_current="100")
+    assert min(group_free(tmp_path / "cgroup", tmp_path)) == 0
+
+
+def test_groups_of_the_first_version_are_read(tmp_path: Path) -> None:
+    (tmp_path / "cgroup").write_text("5:cpu,cpuacct:/a\n4:memory:/outside/box\n0::/\n", "ascii")
+    files = {"memory_limit_in_bytes": "5000", "memory_usage_in_bytes": "4000"}
+    group(tmp_path / "memory", **files, memory_stat="cache 800\ntotal_inactive_file 300")
+    assert min(group_free(tmp_path / "cgroup", tmp_path)) == 1300
+    unlimited = {"memory_limit_in_bytes": "9223372036854771712", "memory_usage_in_bytes": "4000"}
+    group(tmp_path / "memory", **unlimited)
+    assert min(group_free(tmp_path / "cgroup", tmp_path)) > 1e18
+
+
+def test_without_groups_nothing_is_limited(tmp_path: Path) -> None:
+    assert list(group_free(tmp_path / "none", tmp_path)) == [float("inf")]
+
+
+def test_the_default_limit_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "group_free", lambda: iter((float("inf"), 345_678.0)))
+    assert free_memory("cpu") == Limit(300_000.0, asked=False)
 
 
 def test_seconds_are_overhead_arithmetic_and_memory() -> None:
