@@ -26,7 +26,7 @@ from bilevel.kinds import is_searched
 from bilevel.plan import Plan
 from bilevel.recipe import Recipe
 from bilevel.registry import Registry
-from bilevel.shrink import Small, schedule_path, shrink
+from bilevel.shrink import Small, schedule_path, sharp_mode, shrink
 
 if TYPE_CHECKING:
     from bilevel.program import Program
@@ -255,9 +255,20 @@ class _Check:
             for candidate in choice.candidates:
                 wanted = candidate.exactness == "exact" and candidate.verdict.ok and not candidate.chosen
                 if wanted and candidate.title.startswith(self.against or ""):
-                    found = self._other(phase, {name: candidate.title})
+                    title = self._sharp(name, candidate.title)
+                    found = self._other(phase, {name: title}) if title != choice.mode else None
                     if found is not None:
-                        yield f"{name}: {candidate.title}", found
+                        yield f"{name}: {title}", found
+
+    def _sharp(self, level: str, title: str) -> str:
+        """A mode whose linear system is met as sharply as that of the mode it is compared with."""
+        if not title.startswith("ift"):
+            return title
+        try:
+            choice = _replanned(self.small.recipe, {level: title}, self.small.decided).choices[level]
+        except RecipeError:
+            return title  # `_other` says why it cannot be had
+        return sharp_mode(choice) or title
 
     def _other(self, phase: str, modes: Mapping[str, str]) -> dict[str, Tree] | None:
         """The hypergradient under other modes; None, with a reason, where it cannot be had."""

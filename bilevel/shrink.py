@@ -18,9 +18,10 @@ from bilevel.plan import Choice, Plan
 from bilevel.recipe import Recipe
 
 COPIES, BATCH, STEPS = 2, 4, (3, 5, 8)
-TOLERANCE, CAP = 1e-12, 20_000
+TOLERANCE, CAP, SOLVE = 1e-12, 20_000, 2_000
 """Stationarity and linear systems are met this sharply: a hypergradient by the implicit function theorem is as good
-as the point is stationary, and a difference quotient would see the rest."""
+as the point is stationary, and a difference quotient would see the rest. An inner level may take CAP steps for it, a
+linear system SOLVE: without a number it would stop at 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +111,19 @@ def _sharper(level: ir.Level, plan: Plan, settings: Mapping[str, Setting], sched
     yield _Change(path, (TOLERANCE,))
     if (cap := _whole(settings, f"{level.name}.cap")) is not None and cap < CAP:
         yield _Change(f"{level.name}.cap", (CAP,))
-    if (mode := _sharp_mode(choice)) is not None:
+    if (mode := sharp_mode(choice)) is not None:
         yield _Change(schedule_path(settings, level.name, schedule), (mode,))
 
 
-def _sharp_mode(choice: Choice) -> str | None:
-    """`ift` with the same linear solver and a tight tolerance."""
+def sharp_mode(choice: Choice) -> str | None:
+    """`ift` with the same linear solver and a tight tolerance, None for what has no tolerance."""
     adjoint = choice.adjoint
     if not isinstance(adjoint, Implicit) or adjoint.method not in ("cg", "gmres", "neumann"):
         return None
     if adjoint.method == "neumann":
         tail = "" if adjoint.scale is None else f", scale = {adjoint.scale!r}"
         return f"ift(linear = neumann(tol = {TOLERANCE!r}{tail}))"
-    return f"ift(linear = {adjoint.method}(tol = {TOLERANCE!r}))"
+    return f"ift(linear = {adjoint.method}(tol = {TOLERANCE!r}, steps = {SOLVE}))"
 
 
 def schedule_path(settings: Mapping[str, Setting], level: str, schedule: str | None = None) -> str:

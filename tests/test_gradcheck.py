@@ -113,6 +113,25 @@ def test_stationary_points_are_met_sharply() -> None:
 # ---- bias ----------------------------------------------------------------------------------------------------
 
 
+def test_linear_systems_are_met_sharply_on_both_sides() -> None:
+    """Here conjugate gradients need more than a hundred steps, at which they stop without a number."""
+    text = """recipe stiff
+    level top {
+      x : real[150] from 0.7
+      level fit {
+        w : real[150] from 0
+        minimize 0.5 * sum(exp(arange(150) / 22 - 5) * (w - x)^2)
+        by lbfgs until stationary(1e-3) within 100 steps
+      }
+      minimize sum((w - 1)^4)
+      by sgd(lr = 0.1) for 2 steps
+    }
+    schedule { fit : ift(linear = cg(steps = 5, tol = 1e-4)) }"""
+    found = checked(text, against="ift")
+    assert found.ok and max(found.rows[0].modes.values()) < 1e-11
+    assert set(found.rows[0].modes) == {"fit: ift(linear = exact)"}, "`ift` is the same mode once it is as sharp"
+
+
 @pytest.mark.parametrize("mode", ["rmd(order = 1)", "rmd(window = 2)", "leap(gamma = 0.9)"])
 def test_the_bias_of_a_mode_is_measured(mode: str) -> None:
     text = SMOOTH.replace("r : real in positive from 0.1\n", "").replace("lr = r", "lr = 0.1")
