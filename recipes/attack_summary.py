@@ -14,10 +14,19 @@ from bilevel import ir
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.dsl.datatypes import Tree
 from bilevel.outcome import Table
-from bilevel.recipes.attacks import Attack, BlackBox, Settings, correct, finite_differences, meta_attack, summary_of
+from bilevel.recipes.attacks import (
+    Attack,
+    BlackBox,
+    Goal,
+    Settings,
+    correct,
+    finite_differences,
+    meta_attack,
+    summary_of,
+)
 from bilevel.recipes.records import Samples, SampleSplits
 from bilevel.recipes.summaries import Summary
-from bilevel.recipes.victims import NETWORKS, GradientTasks, trained_network
+from bilevel.recipes.victims import NETWORKS, GradientTasks, next_class, trained_network
 from bilevel.run import Run
 
 IMAGES = 20
@@ -38,14 +47,17 @@ def attack_summary(run: Run) -> Summary | None:
     net = run.program.parts.objects[variable.type.net]
     begun = phase.values(phase.begin(make_key(run.seed, run.program.parts.device)))
     attack = partial(meta_attack, attacker=net, settings=Settings())
-    shown = correct(network, splits.test, IMAGES)
+    shown, targeted = correct(network, splits.test, IMAGES), tasks[0].targeted
     rows = {
         "meta-attack, learned": partial(attack, weights=run.state[variable.name]),
         "meta-attack, random start": partial(attack, weights=begun[variable.name]),
         "finite differences": partial(finite_differences, settings=Settings()),
     }
-    table = tuple((name, *_spelled([one(*asked) for asked in _asked(network, shown)])) for name, one in rows.items())
-    title = f"untargeted attacks on {victim}, which no task shows, at {len(shown.y)} test images"
+    table = tuple(
+        (name, *_spelled([one(*asked) for asked in _asked(network, shown, targeted)])) for name, one in rows.items()
+    )
+    kind = "towards the next class" if targeted else "untargeted"
+    title = f"attacks, {kind}, on {victim}, which no task shows, at {len(shown.y)} test images"
     return Summary(Table(title, ("attack", "success", "distance", "queries"), table))
 
 
@@ -56,9 +68,11 @@ def _tasks(run: Run) -> list[GradientTasks]:
     return [split for split in run.program.parts.objects[use.name] if isinstance(split, GradientTasks)]
 
 
-def _asked(network: nn.Module, shown: Samples) -> list[tuple[BlackBox, Tensor, int]]:
-    """Every image with a counter of its own."""
-    return [(BlackBox(network), x, int(y)) for x, y in zip(shown.x, shown.y, strict=True)]
+def _asked(network: nn.Module, shown: Samples, targeted: bool) -> list[tuple[BlackBox, Tensor, Goal]]:
+    """Every image with a counter of its own and what its attack is after."""
+    classes = network(shown.x[:1]).shape[-1]
+    labels = next_class(shown.y, classes) if targeted else shown.y
+    return [(BlackBox(network), x, Goal(int(y), targeted)) for x, y in zip(shown.x, labels, strict=True)]
 
 
 def _spelled(attacks: list[Attack]) -> tuple[str, str, str]:

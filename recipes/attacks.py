@@ -1,6 +1,7 @@
 """Attacks on a classifier that may only be asked: every image shown to it counts as one query.
 
 Source: papers/001, appendix B, algorithm 4 (Du et al. 2020), and coordinate-wise finite differences as the control.
+Untargeted (table 3) or towards a class (table 7).
 """
 
 from __future__ import annotations
@@ -33,6 +34,24 @@ class BlackBox:
 
 
 @dataclass(frozen=True, slots=True)
+class Goal:
+    """Away from the class `label`, or `targeted`, towards it."""
+
+    label: int
+    targeted: bool = False
+
+    def value(self, logits: Tensor) -> Tensor:
+        """What an attack raises, real[n] of logits real[n, classes]: the cross entropy, or its negative."""
+        wanted = torch.full((len(logits),), self.label, dtype=torch.int64, device=logits.device)
+        loss = functional.cross_entropy(logits, wanted, reduction="none")
+        return -loss if self.targeted else loss
+
+    def met(self, logits: Tensor) -> bool:
+        """Whether the largest of logits real[1, classes] is elsewhere, or there."""
+        return (int(logits.argmax()) == self.label) == self.targeted
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Of algorithm 4: interval j, coordinates q and rate lambda; what the paper leaves open is ours.
 
@@ -62,21 +81,20 @@ Estimate = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """From the iteration and the image real[1, ...]: a gradient, flat, and the coordinates along which to move."""
 
 
-def difference_quotients(box: BlackBox, x: Tensor, label: int, places: Tensor, radius: float) -> Tensor:
-    """Two-sided differences of the cross entropy of real[1, ...] `x` along `places`, real[len(places)].
+def difference_quotients(box: BlackBox, x: Tensor, goal: Goal, places: Tensor, radius: float) -> Tensor:
+    """Two-sided differences of the value of `goal` at real[1, ...] `x` along `places`, real[len(places)].
 
     Cost: two queries for each coordinate.
     """
     moves = torch.zeros(len(places), x.numel(), dtype=x.dtype, device=x.device)
     moves[torch.arange(len(places)), places] = radius
     around = torch.cat([x.flatten(1) + moves, x.flatten(1) - moves]).reshape(-1, *x.shape[1:])
-    wanted = torch.full((len(around),), label, dtype=torch.int64, device=x.device)
-    above, below = functional.cross_entropy(box(around), wanted, reduction="none").chunk(2)
+    above, below = goal.value(box(around)).chunk(2)
     return (above - below) / (2.0 * radius)
 
 
 def meta_attack(
-    box: BlackBox, x: Tensor, label: int, attacker: nn.Module, weights: Mapping[str, Tensor], settings: Settings
+    box: BlackBox, x: Tensor, goal: Goal, attacker: nn.Module, weights: Mapping[str, Tensor], settings: Settings
 ) -> Attack:
     """Algorithm 4 on the image real[channels, height, width]: predicted gradients, checked in every j-th iteration.
 
@@ -92,34 +110,34 @@ def meta_attack(
         places = gradient.abs().topk(min(settings.coordinates, gradient.numel())).indices
         if (iteration + 1) % settings.interval:
             return gradient, places
-        found = difference_quotients(box, image, label, places, settings.radius)
+        found = difference_quotients(box, image, goal, places, settings.radius)
         found = found * gradient[places].norm() / found.norm().clamp(min=1e-30)
         tuned = _tuned(attacker, tuned, image, places, found, settings)
         return gradient.index_copy(0, places, found), places
 
-    return _attack(box, x, label, estimate, settings)
+    return _attack(box, x, goal, estimate, settings)
 
 
-def finite_differences(box: BlackBox, x: Tensor, label: int, settings: Settings) -> Attack:
+def finite_differences(box: BlackBox, x: Tensor, goal: Goal, settings: Settings) -> Attack:
     """The control: all coordinates by difference quotients in every iteration, a step along the largest."""
 
     def estimate(_: int, image: Tensor) -> tuple[Tensor, Tensor]:
         places = torch.arange(image.numel(), device=image.device)
-        gradient = difference_quotients(box, image, label, places, settings.radius)
+        gradient = difference_quotients(box, image, goal, places, settings.radius)
         return gradient, gradient.abs().topk(min(settings.coordinates, gradient.numel())).indices
 
-    return _attack(box, x, label, estimate, settings)
+    return _attack(box, x, goal, estimate, settings)
 
 
-def _attack(box: BlackBox, x: Tensor, label: int, estimate: Estimate, settings: Settings) -> Attack:
-    """Steps of the rate, in root mean square over the chosen coordinates, until the label changes; one query each."""
+def _attack(box: BlackBox, x: Tensor, goal: Goal, estimate: Estimate, settings: Settings) -> Attack:
+    """Steps of the rate, in root mean square over the chosen coordinates, until the goal is met; one query each."""
     before, image = box.queries, x[None]
     for iteration in range(settings.limit):
         gradient, places = estimate(iteration, image)
         step = torch.zeros_like(gradient)
         step[places] = gradient[places] / gradient[places].square().mean().sqrt().clamp(min=1e-30)
         image = (image + settings.rate * step.reshape(image.shape)).clamp(0.0, 1.0)
-        if int(box(image).argmax()) != label:
+        if goal.met(box(image)):
             return Attack(True, float((image[0] - x).norm()), box.queries - before)
     return Attack(False, float((image[0] - x).norm()), box.queries - before)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -166,6 +166,7 @@ class GradientTasks:
     victims: tuple[str, ...]
     split: str
     samples: int
+    targeted: bool = False
 
     def sample(self, keys: Tensor) -> Task:
         """One task per key: images x and gradients y of one victim, real[..., samples, channels, size, size] each."""
@@ -191,36 +192,55 @@ GRADIENTS_TASK = record(support=IMAGES, query=IMAGES)
 
 @tasks(yields=record(train=stream(GRADIENTS_TASK), val=stream(GRADIENTS_TASK), test=stream(GRADIENTS_TASK)))
 def victim_gradients(
-    victims: Sequence[str], samples: int = 25, size: int = 28, source: SampleSplits | None = None
+    victims: Sequence[str],
+    samples: int = 25,
+    size: int = 28,
+    source: SampleSplits | None = None,
+    target: Literal["none", "next"] = "none",
 ) -> TaskSplits:
     """Images and the gradients of a victim's loss at them: what a meta-attacker learns to predict.
 
     A task takes one of the `victims` ("net1" to "net4", "lenet") and gives `samples` support and query pairs; x are
     images of `digits(size)` or of a grey `source` of that size, y is the gradient of the cross entropy at the true
-    label, scaled to mean square 1 for each image (ours: only its direction is used). Keep one victim back for the
-    attack. Source: papers/001, appendix B, algorithm 3. Cost: each victim is trained once, seconds, and kept.
+    label, scaled to mean square 1 for each image (ours: only its direction is used); with `target` "next" that of minus
+    the cross entropy at the class after the true one, towards which the attack is to go (ours: papers/001 does not say
+    how table 7 chooses targets). Keep one victim back for the attack. Source: papers/001, appendix B, algorithm 3. Cost:
+    each victim is trained once, seconds, and kept.
     """
     require_positive("victim_gradients", {"samples": samples, "size": size})
     if not victims:
         raise bad_argument("victim_gradients", "victims", f"some of {', '.join(NETWORKS)}", list(victims))
+    if target not in ("none", "next"):
+        raise bad_argument("victim_gradients", "target", "none or next", target)
+    targeted = target == "next"
     splits = digits(size) if source is None else source
     networks = [trained_network(name, splits, "victim_gradients") for name in victims]
     made = []
     for name, images in splits._asdict().items():
         if 2 * samples > len(images.y):
             raise bad_argument("victim_gradients", "samples", f"at most {len(images.y) // 2}, half of {name}", samples)
-        gradients = torch.stack([loss_gradients(network, images) for network in networks])
-        made.append(GradientTasks(images.x, images.y, gradients, tuple(victims), name, samples))
+        gradients = torch.stack([loss_gradients(network, images, targeted) for network in networks])
+        made.append(GradientTasks(images.x, images.y, gradients, tuple(victims), name, samples, targeted))
     return TaskSplits(*made)
 
 
-def loss_gradients(network: nn.Module, samples: Samples) -> Tensor:
-    """Gradient of the cross entropy of each sample in its image, scaled to mean square 1; shaped like the images."""
+def next_class(labels: Tensor, classes: int) -> Tensor:
+    """The target of a targeted attack, int64 like the labels: the class after the true one."""
+    return (labels + 1).remainder(classes)
+
+
+def loss_gradients(network: nn.Module, samples: Samples, targeted: bool = False) -> Tensor:
+    """Gradient of the cross entropy of each sample in its image, scaled to mean square 1; shaped like the images.
+
+    `targeted`: of minus the cross entropy at the next class. Either way an attack goes along it.
+    """
     parts: list[Tensor] = []
     for x, y in zip(torch.split(samples.x, 256), torch.split(samples.y, 256), strict=True):
         leaf = x.detach().requires_grad_()
-        loss = functional.cross_entropy(network(leaf), y, reduction="sum")
-        parts += torch.autograd.grad(loss, leaf)
+        logits = network(leaf)
+        wanted = next_class(y, logits.shape[-1]) if targeted else y
+        loss = functional.cross_entropy(logits, wanted, reduction="sum")
+        parts += torch.autograd.grad(-loss if targeted else loss, leaf)
     gradients = torch.cat(parts)
     size = gradients.double().square().mean((1, 2, 3), keepdim=True).sqrt()
     return (gradients.double() / size.clamp(min=1e-30)).to(gradients.dtype)

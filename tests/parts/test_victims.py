@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import pytest
 import torch
@@ -94,6 +95,26 @@ def test_gradients_are_those_of_the_loss_scaled_to_one() -> None:
         assert torch.allclose(found[place], slope / slope.square().mean().sqrt(), atol=1e-5)
 
 
+def test_targeted_gradients_point_towards_the_next_class() -> None:
+    """A small step along them raises the logarithm of its probability by the slope times the length."""
+    data = digits(SIZE)
+    network, samples = (
+        deepcopy(trained_network("net3", data)).double(),
+        Samples(data.val.x[:8].double(), data.val.y[:8].clone()),
+    )
+    samples.y[0] = 9  # whose next class is 0
+    way = loss_gradients(network, samples, targeted=True)
+    wanted = (samples.y + 1) % 10
+    up, down = (functional.cross_entropy(network(samples.x + s * way), wanted, reduction="none") for s in (1e-6, -1e-6))
+    leaf = samples.x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(functional.cross_entropy(network(leaf), wanted, reduction="sum"), leaf)
+    slope = (found * way).sum((1, 2, 3))
+    assert torch.allclose((up - down) / 2e-6, slope, rtol=1e-5) and bool((slope < 0).all())
+    assert torch.allclose(slope, -found.flatten(1).norm(dim=1) * SIZE)
+    tasks = victim_gradients(["net3"], samples=6, size=SIZE, target="next").val
+    assert torch.allclose(tasks.gradients[0, 1:8], way[1:].float(), atol=1e-3)
+
+
 def test_gradient_tasks_pair_images_with_gradients_of_one_victim() -> None:
     data = digits(SIZE)
     splits = victim_gradients(["net1", "net3"], samples=6, size=SIZE)
@@ -119,6 +140,7 @@ def test_gradient_tasks_pair_images_with_gradients_of_one_victim() -> None:
         lambda: victim_gradients([]),
         lambda: victim_gradients(["net9"]),
         lambda: victim_gradients(["net3"], samples=500, size=SIZE),
+        lambda: victim_gradients(["net3"], size=SIZE, target="previous"),  # type: ignore[arg-type]
         lambda: victim(digits(SIZE), ways=11, shots=1),
         lambda: victim(digits(SIZE), ways=2, shots=1, network="net9"),
         lambda: victim(digits(8), ways=2, shots=1),

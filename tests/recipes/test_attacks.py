@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn import functional
 from bilevel.recipes.attacks import (
     Attack,
     BlackBox,
+    Goal,
     Settings,
     difference_quotients,
     finite_differences,
@@ -33,6 +36,18 @@ class Watched(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.seen += len(x)
         return x.flatten(1) @ self.matrix.T
+
+
+class Noting(nn.Module):
+    """The identity; keeps what passes."""
+
+    def __init__(self, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return x
 
 
 class Knowing(nn.Module):
@@ -61,7 +76,7 @@ def example() -> tuple[Watched, Tensor, int]:
 def test_difference_quotients_are_the_gradient_and_cost_two_queries_each() -> None:
     victim, x, label = example()
     box, places = BlackBox(victim), torch.tensor([3, 0, 7])
-    found = difference_quotients(box, x[None], label, places, 1e-4)
+    found = difference_quotients(box, x[None], Goal(label), places, 1e-4)
     leaf = x[None].clone().requires_grad_()
     functional.cross_entropy(victim(leaf), torch.tensor([label])).backward()
     assert leaf.grad is not None
@@ -71,7 +86,7 @@ def test_difference_quotients_are_the_gradient_and_cost_two_queries_each() -> No
 
 def test_finite_differences_pay_for_every_coordinate_in_every_iteration() -> None:
     victim, x, label = example()
-    attack = finite_differences(BlackBox(victim), x, label, SETTINGS)
+    attack = finite_differences(BlackBox(victim), x, Goal(label), SETTINGS)
     assert attack.success and attack.distance > 0
     assert attack.queries == victim.seen and attack.queries % (2 * SIDE * SIDE + 1) == 0
 
@@ -80,16 +95,26 @@ def test_a_meta_attack_pays_for_some_coordinates_in_every_third_iteration() -> N
     victim, x, label = example()
     attacker = Knowing(victim, label)
     weights = dict(attacker.named_parameters())
-    attack = meta_attack(BlackBox(victim), x, label, attacker, weights, SETTINGS)
+    attack = meta_attack(BlackBox(victim), x, Goal(label), attacker, weights, SETTINGS)
     assert attack.success and attack.queries == victim.seen
     assert attack.queries in {n + 2 * SETTINGS.coordinates * (n // 3) for n in range(1, SETTINGS.limit + 1)}
-    assert attack.queries < finite_differences(BlackBox(victim), x, label, SETTINGS).queries / 4
+    assert attack.queries < finite_differences(BlackBox(victim), x, Goal(label), SETTINGS).queries / 4
     assert float(attacker.scale.detach()) == 1.0, "what is tuned for one image stays with it"
+
+
+def test_a_targeted_attack_ends_at_its_class() -> None:
+    victim, x, label = example()
+    for target in {0, 1, 2} - {label}:
+        ends: list[Tensor] = []
+        box = BlackBox(nn.Sequential(Noting(ends), victim))
+        attack = finite_differences(box, x, Goal(target, targeted=True), replace(SETTINGS, limit=400))
+        assert attack.success and int(victim(ends[-1]).argmax()) == target
+    assert not Goal(label, targeted=True).met(victim(ends[-1]))
 
 
 def test_an_attack_that_does_not_get_there_says_so() -> None:
     victim, x, label = example()
-    attack = finite_differences(BlackBox(victim), x, label, Settings(rate=1e-9, limit=2))
+    attack = finite_differences(BlackBox(victim), x, Goal(label), Settings(rate=1e-9, limit=2))
     assert not attack.success and attack.queries == 2 * (2 * SIDE * SIDE + 1)
 
 
