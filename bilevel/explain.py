@@ -30,7 +30,7 @@ def plan_text(plan: Plan, parts: Parts | None = None) -> str:
         _headline(plan),
         "\n".join(_equations(plan)),
         "\n".join(_sizes(plan, parts)),
-        "" if plan.numbers is None else "\n".join(fact_lines(plan.numbers)),
+        "\n".join(fact_lines(plan)),
         "\n".join(_attention(parts)),
         *("\n".join(_one_step(plan, level)) for level in plan.program.levels),
         *("\n".join(table(plan, choice)) for choice in plan.choices.values()),

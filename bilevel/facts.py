@@ -6,13 +6,17 @@ Takes `ir.Program`; gives `Facts`. Nothing is decided here: the planner reads th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bilevel import ir
+from bilevel.dsl.degree import piecewise_degree
 from bilevel.dsl.dependence import follow, influences
+from bilevel.dsl.passing import passing
 from bilevel.dsl.solvers import SOLVERS
 from bilevel.errors import Span
+from bilevel.kinds import moves_by_next
+from bilevel.lacks import Derivatives, Missing, missing_forward, missing_second
 
 Entrance = Literal["start", "objective", "solver", "inner"]
 Origin = Literal["declared", "derived", "traced", "assumed"]
@@ -36,11 +40,12 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One place where a name from outside enters a level."""
+    """One place where a name from outside enters a level; `flat`: only by parts whose derivative is zero."""
 
     name: str
     through: Entrance
     span: Span
+    flat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,16 @@ class LevelFacts:
     """targets that reach the objective of the level around on another path as well"""
     start_alone: bool = False
     """of the iterates only the start is read, which every mode has: it is computed once more"""
+    flat: tuple[str, ...] = ()
+    """targets that enter by flat parts alone, so that every derivative in them is zero"""
+    straight: bool = False
+    """the objective is piecewise linear in the level's variables: its second derivative is zero where it exists"""
+    attached: bool = False
+    """the level around is itself differentiated, and this solution with it"""
+    forward: Missing | None = None
+    """an operator without a forward derivative, on the way from what is wanted"""
+    second: Missing | None = None
+    """an operator without a second derivative, in a gradient that is differentiated"""
 
     def entering(self, *through: Entrance) -> tuple[str, ...]:
         """The targets that enter through any of these places, in order."""
@@ -75,23 +90,34 @@ class LevelFacts:
 @dataclass(frozen=True, slots=True)
 class Facts:
     levels: Mapping[str, LevelFacts]
+    derivatives: Derivatives = field(default_factory=dict)
+    """what was found in the parts, by name; empty before they are built"""
 
     def __getitem__(self, name: str) -> LevelFacts:
         return self.levels[name]
 
 
-def derive_facts(program: ir.Program) -> Facts:
-    """The facts of every level of a program."""
+def derive_facts(program: ir.Program, derivatives: Derivatives | None = None) -> Facts:
+    """The facts of every level of a program; `derivatives` are those that its parts lack, once they are built."""
+    known = derivatives or {}
     found: dict[str, LevelFacts] = {}
     for level in program.walk_levels():
         around = program.level(level.parent) if level.parent is not None else None
-        found[level.name] = _level_facts(level, around, found)
-    return Facts(found)
+        found[level.name] = _level_facts(program, level, around, found, known)
+    return Facts(found, known)
 
 
-def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, LevelFacts]) -> LevelFacts:
+def _level_facts(
+    program: ir.Program,
+    level: ir.Level,
+    around: ir.Level | None,
+    found: Mapping[str, LevelFacts],
+    known: Derivatives,
+) -> LevelFacts:
     enters = tuple(_entries(level))
     targets = _targets(level, around, found)
+    elsewhere = tuple(t for t in targets if around is not None and t in _other_paths(level, around))
+    value = None if level.objective is None else level.objective.value
     return LevelFacts(
         name=level.name,
         targets=targets,
@@ -102,8 +128,20 @@ def _level_facts(level: ir.Level, around: ir.Level | None, found: Mapping[str, L
         iterates=around is not None and not all(_is_zero(e.at) for e in _iterates_read(level, around)),
         start_alone=around is not None and _reads_start_alone(_iterates_read(level, around)),
         unread=around is not None and not _is_read(level, around),
-        elsewhere=tuple(t for t in targets if around is not None and t in _other_paths(level, around)),
+        elsewhere=elsewhere,
+        flat=tuple(t for t in targets if t not in elsewhere and all(e.flat for e in enters if e.name == t)),
+        straight=value is not None and _is_straight(level, value),
+        attached=around is not None and (bool(found[around.name].targets) or moves_by_next(around)),
+        forward=missing_forward(program, expressions(level), known) if targets else None,
+        second=missing_second(program, level, known) if targets else None,
     )
+
+
+def _is_straight(level: ir.Level, value: ir.Expr) -> bool:
+    """Piecewise linear in the coordinates that the solver moves, which a domain bends."""
+    if level.levels or any(v.domain is not None for v in level.variables):
+        return False
+    return piecewise_degree(value, frozenset(level.names)) < 2
 
 
 def _is_linear(solver: ir.Solver) -> bool:
@@ -114,25 +152,30 @@ def _is_linear(solver: ir.Solver) -> bool:
 
 def _entries(level: ir.Level) -> list[Entry]:
     """Where the names from outside that a derivative can pass to enter a level."""
-    own = set(level.names)
-    entries = [
-        Entry(n, "start", v.start.span) for v in level.variables if v.start is not None for n in sorted(v.start.depends)
-    ]
+    own, inside = set(level.names), _solutions(level)
+    entries = [e for v in level.variables if v.start is not None for e in _entering(v.start, v.start.depends, "start")]
     if level.objective is not None:
-        direct = level.objective.value.depends
-        entries += [Entry(n, "objective", level.objective.value.span) for n in sorted(direct - _solutions(level))]
-        inside = follow(level, direct) - direct
-        entries += [Entry(n, "inner", level.span) for n in sorted(inside)]
+        entries += _entering(level.objective.value, level.objective.value.depends - inside, "objective")
+        entries += _followed(level, level.objective.value.depends)
     for solver in (s for p in level.phases for s in p.solvers):
         through: Entrance = "objective" if solver.name == "next" else "solver"
         for argument in solver.arguments.values():
-            given = argument.depends - _solutions(level)
-            entries += [Entry(n, through, argument.span) for n in sorted(given)]
-            inside = follow(level, argument.depends) - argument.depends
-            entries += [Entry(n, "inner", level.span) for n in sorted(inside)]
+            entries += _entering(argument, argument.depends - inside, through)
+            entries += _followed(level, argument.depends)
         if solver.learned is not None:
-            entries += [Entry(n, "solver", solver.learned.span) for n in sorted(solver.learned.depends)]
+            entries += _entering(solver.learned, solver.learned.depends, "solver")
     return [e for e in entries if e.name not in own]
+
+
+def _entering(expr: ir.Expr, names: frozenset[str] | set[str], through: Entrance) -> list[Entry]:
+    """An entry for each name, in alphabetical order."""
+    live = passing(expr)
+    return [Entry(n, through, expr.span, n not in live) for n in sorted(names)]
+
+
+def _followed(level: ir.Level, direct: frozenset[str]) -> list[Entry]:
+    """What enters through the levels inside whose solutions are read."""
+    return [Entry(n, "inner", level.span) for n in sorted(follow(level, direct) - direct)]
 
 
 def _solutions(level: ir.Level) -> set[str]:

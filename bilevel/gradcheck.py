@@ -24,7 +24,6 @@ from bilevel.differences import DIFFERENCES, NUMBERS, Slope, by_name, noise, nor
 from bilevel.errors import Diagnostic, RecipeError, fail
 from bilevel.kinds import is_searched
 from bilevel.plan import Plan
-from bilevel.recipe import Recipe
 from bilevel.registry import Registry
 from bilevel.shrink import Small, schedule_path, sharp_mode, shrink
 
@@ -277,7 +276,7 @@ class _Check:
             self.skipped.append(f"{spelled}: {reason}")
             return None
         try:
-            plan = _replanned(self.small.recipe, modes, self.small.decided)
+            plan = _replanned(self.small, modes)
             phases = build(plan, self.parts)
         except RecipeError as error:
             self.skipped.append(f"{spelled}: {error.diagnostics[0].message}")
@@ -305,11 +304,11 @@ class _Check:
         return None if found is None else (", ".join(f"{n}: {m}" for n, m in modes.items()), found)
 
 
-def _replanned(recipe: Recipe, modes: Mapping[str, str], decided: Mapping[str, str]) -> Plan:
+def _replanned(small: Small, modes: Mapping[str, str]) -> Plan:
     """The plan with other modes for some levels; refused where a schedule of the recipe's own says otherwise."""
-    settings = recipe.settings
+    recipe, settings = small.recipe, small.recipe.settings
     paths = {schedule_path(settings, name, recipe.schedule): mode for name, mode in modes.items()}
-    made = pipeline.plan(recipe.with_(paths).program, decided=decided)
+    made = pipeline.plan(recipe.with_(paths).program, decided=small.decided, derivatives=small.plan.facts.derivatives)
     for name, mode in modes.items():
         if made.choices[name].mode != mode:
             span = made.choices[name].at

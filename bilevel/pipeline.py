@@ -26,6 +26,7 @@ from bilevel.registry import Description, Manifest
 from bilevel.version import VERSION
 
 if TYPE_CHECKING:
+    from bilevel.lacks import Derivatives
     from bilevel.modes import Class
     from bilevel.plan import Plan
 
@@ -135,11 +136,16 @@ def check_text(text: str, name: str = "<recipe>", manifests: Sequence[Manifest] 
     return check(parse(text, name), Options(manifests=tuple(manifests)))
 
 
-def plan(program: ir.Program, allow: Class = "exact", decided: Mapping[str, str] | None = None) -> Plan:
+def plan(
+    program: ir.Program,
+    allow: Class = "exact",
+    decided: Mapping[str, str] | None = None,
+    derivatives: Derivatives | None = None,
+) -> Plan:
     """The symbolic plan of a checked program; raises RecipeError where there is none. See `plan_program`."""
     from bilevel.planner import plan_program
 
-    return plan_program(program, allow=allow, decided=decided or {})
+    return plan_program(program, allow=allow, decided=decided or {}, derivatives=derivatives)
 
 
 def emit(made: Plan) -> str:

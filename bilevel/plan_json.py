@@ -10,6 +10,7 @@ from bilevel.costs import Cost
 from bilevel.equations import duration, equation, solver
 from bilevel.facts import Fact
 from bilevel.plan import Choice, Numbers, Plan
+from bilevel.structure import properties
 from bilevel.table import MEANINGS
 
 VERSION = 1
@@ -24,6 +25,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "class": plan.exactness,
         "chunks": dict(plan.chunks),
         "levels": [_level(level) for level in plan.program.walk_levels()],
+        "properties": {level.name: _properties(plan, level) for level in plan.program.walk_levels()},
         "copies": [_copies(plan, index) for level in plan.program.walk_levels() for index in level.indices],
         "hypergradients": [_choice(plan, choice) for choice in plan.choices.values()],
         "graph": {"nodes": _nodes(plan), "edges": _edges(plan)},
@@ -54,6 +56,12 @@ def _fact(fact: Fact) -> dict[str, object]:
         "of": list(fact.names),
         "at": str(fact.span),
     }
+
+
+def _properties(plan: Plan, level: ir.Level) -> list[dict[str, str]]:
+    """Facts in words, each with its origin and its place."""
+    found = properties(plan.program, plan.facts, level)
+    return [{"what": p.what, "text": p.text, "origin": p.origin, "at": str(p.span)} for p in found]
 
 
 def _cost(cost: Cost) -> dict[str, object]:

@@ -19,6 +19,7 @@ from bilevel.errors import RecipeError, Span
 from bilevel.facts import Fact, Facts, LevelFacts, derive_facts
 from bilevel.graph import graph_of
 from bilevel.kinds import is_searched, kind, tests_gradient
+from bilevel.lacks import Derivatives
 from bilevel.limits import Limit, limit_text
 from bilevel.modes import (
     MODES,
@@ -77,17 +78,18 @@ def plan_program(
     allow: Class = "exact",
     every: bool = False,
     decided: Mapping[str, str] = NOTHING_DECIDED,
+    derivatives: Derivatives | None = None,
 ) -> Plan:
     """The plan of a program; raises RecipeError where no mode can be used, fits, or this version lacks a part.
 
     Without `estimates` it is symbolic: kinds of levels decide. With them the cheapest mode that fits `limit` is
     taken; `every` also costs the modes that cannot be taken, for people to read. `decided`: modes by level that an
-    earlier plan took, which are taken again whatever they cost. Where nothing that is allowed fits, copies are taken
+    earlier plan took, which are taken again whatever they cost. `derivatives`: what built parts lack. Where nothing that is allowed fits, copies are taken
     a few at a time, in the chunks of least predicted time: no class changes by that.
     """
     program = decided_before(program, decided)
     try:
-        return _planned(program, estimates, limit, allow, every, decided)
+        return _planned(program, estimates, limit, allow, every, decided, derivatives)
     except RecipeError as error:
         if estimates is None or not _fits_nothing(error):
             raise
@@ -95,7 +97,7 @@ def plan_program(
     found: list[Plan] = []
     for smaller in in_chunks(program):
         try:
-            found.append(_planned(smaller, estimates, limit, allow, every, decided))
+            found.append(_planned(smaller, estimates, limit, allow, every, decided, derivatives))
         except RecipeError as error:
             if not _fits_nothing(error):
                 raise
@@ -122,9 +124,10 @@ def _planned(
     allow: Class,
     every: bool,
     decided: Mapping[str, str],
+    derivatives: Derivatives | None,
 ) -> Plan:
     """The plan with copies as the schedule says."""
-    facts = derive_facts(program)
+    facts = derive_facts(program, derivatives)
     problems = [*unsupported(program, facts), *chunk_problems(program)]
     if problems:
         raise RecipeError(problems)

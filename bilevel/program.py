@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from bilevel.backends.torch_func.trace.kernels import Kernels
 from bilevel.binding import Parts, bind
 from bilevel.compiling import Asked, kernel_lines, kernels_for, prepare
 from bilevel.costs import Calibration, current
+from bilevel.derivatives import found_derivatives
 from bilevel.elements import check_sizes
 from bilevel.errors import fail
 from bilevel.explain import plan_text
@@ -70,7 +71,9 @@ class Program:
         numbers = self.plan.numbers
         if numbers is None:
             return self.plan
-        return costed(self.plan, self.parts, numbers.limit, numbers.allow, numbers.calibration, every=True)
+        known = found_derivatives(self.plan, self.parts, every=True)
+        plan = replace(self.plan, facts=replace(self.plan.facts, derivatives=known))
+        return costed(plan, self.parts, numbers.limit, numbers.allow, numbers.calibration, every=True)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         from bilevel.display import plan_bundle
@@ -146,6 +149,9 @@ def compile(
     check_trees(plan.program, bound)
     check_sizes(plan.program, bound)
     check_samples(plan.program, bound)
+    derivatives = found_derivatives(plan, bound)
+    if derivatives:
+        plan = pipeline.plan(recipe.program, allow, decided, derivatives)
     if decided is None:
         plan = costed(
             plan, bound, read_limit(limit, bound.device), allow, calibration or current(bound.device.type), every=False
@@ -162,7 +168,9 @@ def costed(plan: Plan, parts: Parts, limit: Limit | None, allow: Class, calibrat
     def estimates(program: ir.Program, facts: Facts) -> Estimator:
         return Estimator(program, facts, parts, calibration)
 
-    return plan_program(plan.program, estimates, limit, allow, every, plan.decided if every else {})
+    return plan_program(
+        plan.program, estimates, limit, allow, every, plan.decided if every else {}, plan.facts.derivatives
+    )
 
 
 def read_limit(limit: str | Limit | None, device: torch.device) -> Limit | None:

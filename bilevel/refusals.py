@@ -1,6 +1,6 @@
 """Messages of the planner: why a mode cannot be used for a level, and which ones can.
 
-Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B502, B503, B505, B507-B510.
+Takes the verdict of a mode; decides nothing. Reports B404, B405, B408, B413, B415, B502, B503, B505, B507-B510, B513.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from bilevel.chunks import chunk_of
 from bilevel.costs import Cost, flop_text, size_text
 from bilevel.dsl import nodes
 from bilevel.dsl.degree import POLYNOMIAL, degree
+from bilevel.dsl.passing import flat_part
 from bilevel.dsl.walk import name_span, walk
 from bilevel.errors import Diagnostic, RecipeError, Related, Span
-from bilevel.facts import LevelFacts, readers
+from bilevel.facts import LevelFacts, expressions, readers
 from bilevel.kinds import stops
 from bilevel.limits import Limit, limit_text
 from bilevel.modes import MODES, Mode, Verdict
@@ -31,6 +32,7 @@ def refused(
     """The error for a mode that is named, or needed, and cannot be used."""
     entry = next((e for e in program.schedule if e.target == level.name), None)
     name = next((t for t in facts.targets if f"`{t}`" in verdict.why), None)
+    legal = tuple(legal)
     found = Diagnostic(
         verdict.code,
         f"`{level.name}` cannot be differentiated by `{mode.title}`",
@@ -43,6 +45,8 @@ def refused(
         found = replace(found, related=found.related[-1:])
     if verdict.code == "B505" and level.parent is not None:
         found = replace(found, related=_iterates(level, program.level(level.parent)))
+    if verdict.reason == "smooth":
+        return RecipeError([_underived(found, level, facts, mode, legal)])
     if isinstance(mode, Leap) and verdict.code == "B503":
         return RecipeError([_too_many_kept(found, level, mode, entry)])
     if verdict.code == "B408":
@@ -72,6 +76,38 @@ def _worded(found: Diagnostic, level: ir.Level, title: str, name: str | None) ->
             why = f"`{word}` differentiates the stationary point, whatever the steps on the way"
             return replace(found, message=f"`{read}` is an iterate, and `{word}` knows only the solution", why=why)
     return found
+
+
+def _underived(found: Diagnostic, level: ir.Level, facts: LevelFacts, mode: Mode, legal: Iterable[Mode]) -> Diagnostic:
+    """B415 and B513: what a mode would differentiate has no derivative of that kind."""
+    every = [m.title for m in legal]
+    titles = [title for title in every if "(" not in title] or every
+    fix = "\nor ".join(f"{level.name} : {title}" for title in titles)
+    if found.code == "B415":
+        name = facts.flat[0]
+        entry = next(e for e in facts.enters if e.name == name)
+        part = next((p for e in expressions(level) if (p := flat_part(e, name)) is not None), None)
+        related = (Related(entry.span if part is None else part.span, "flat: derivative 0 wherever it exists"),)
+        fix = (
+            f"something smooth in its place (tanh(20 * x) for sign(x)), or {level.name} : es(samples = 16), or a search"
+        )
+        message = (
+            f"`{mode.title}` gives `{name}` a gradient of exactly zero: it enters `{level.name}` by flat parts alone"
+        )
+        return replace(found, message=message, related=related, why=found.why.partition(": ")[2], fix=fix)
+    missing = next((m for m in (facts.second, facts.forward) if m is not None and str(m) == found.why), None)
+    head = f"`{mode.title}` cannot differentiate `{level.name}`"
+    if missing is None:
+        message, _, why = found.why.partition(": ")
+        straight = () if level.objective is None else (Related(level.objective.value.span, "has no curvature"),)
+        return replace(found, message=f"{head}: {message}", related=straight, why=why, fix=fix)
+    return replace(
+        found,
+        message=f"{head}: {missing.lack}",
+        related=(Related(missing.span, "in here"),),
+        why=missing.lack.why,
+        fix=fix,
+    )
 
 
 def _zero(found: Diagnostic, level: ir.Level, facts: LevelFacts, word: str, name: str) -> Diagnostic:

@@ -59,7 +59,7 @@ def _tried(small: Small, path: str, value: object) -> Small | None:
     before = small.recipe.settings.get(path)
     try:
         recipe = small.recipe.with_({path: value})
-        plan = pipeline.plan(recipe.program, decided=small.decided)
+        plan = pipeline.plan(recipe.program, decided=small.decided, derivatives=small.plan.facts.derivatives)
     except RecipeError:
         return None
     if _modes(plan) != _modes(small.plan) and not path.startswith("schedule."):

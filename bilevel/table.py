@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from bilevel import ir
 from bilevel.costs import Cost, flop_text, pretty, size_text, time_text
 from bilevel.facts import Fact
-from bilevel.plan import Candidate, Choice, Numbers, Plan
+from bilevel.plan import Candidate, Choice, Plan
+from bilevel.structure import properties
 
 
 def table(plan: Plan, choice: Choice) -> Iterator[str]:
@@ -145,16 +146,34 @@ MEANINGS = {
 }
 
 
-def fact_lines(numbers: Numbers) -> Iterator[str]:
-    """Facts of every level: sizes in one line, then what was traced for each copy."""
-    for name, facts in numbers.facts.items():
-        sizes = [f for f in facts if not f.unit]
-        if sizes:
-            yield f"facts     {name}    " + "    ".join(f"{f.symbol} = {f.value:,.0f}{_of(f)}" for f in sizes)
-        traced = [f for f in facts if f.unit]
-        for fact in traced:
-            value = flop_text(fact.value) if fact.unit == "FLOP" else size_text(fact.value)
-            yield f"          {'':<{len(name)}}    {fact.symbol} = {value:<12} {MEANINGS[fact.symbol]} [{fact.origin}]"
+def fact_lines(plan: Plan) -> Iterator[str]:
+    """Facts of every level: sizes in one line, what was traced for each copy, and what it is made of."""
+    head = "facts"
+    for level in plan.program.walk_levels():
+        rows = [*_number_lines(plan, level.name), *_property_lines(plan, level)]
+        width = len(level.name)
+        for place, row in enumerate(rows):
+            yield f"{head:<10}{level.name if place == 0 else '':<{width}}    {row}"
+            head = ""
+
+
+def _number_lines(plan: Plan, name: str) -> Iterator[str]:
+    facts = () if plan.numbers is None else plan.numbers.facts.get(name, ())
+    sizes = [f for f in facts if not f.unit]
+    if sizes:
+        yield "    ".join(f"{f.symbol} = {f.value:,.0f}{_of(f)}" for f in sizes)
+    for fact in (f for f in facts if f.unit):
+        value = flop_text(fact.value) if fact.unit == "FLOP" else size_text(fact.value)
+        yield f"{fact.symbol} = {value:<12} {MEANINGS[fact.symbol]} [{fact.origin}]"
+
+
+def _property_lines(plan: Plan, level: ir.Level) -> Iterator[str]:
+    """Each with its origin, and the line that it rests on."""
+    for one in properties(plan.program, plan.facts, level):
+        yield f"{_WORDS.get(one.what, '')}{one.text} [{one.origin}; {one.span.source.name.rpartition('/')[2]}:{one.span.line}]"
+
+
+_WORDS = {"smooth": "objective ", "degree": "objective ", "symmetric": "gradient: "}
 
 
 def _of(fact: Fact) -> str:

@@ -7,6 +7,8 @@ then linear; the same question tells the planner whether a Hessian is constant.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
 
 from bilevel import ir
 
@@ -14,6 +16,8 @@ OTHER = 3
 LINEAR = frozenset({"mean", "sum", "trace", "transpose", "reshape", "concat", "outer_sum"})
 PRODUCTS = frozenset({"dot", "outer"})
 SQUARES = frozenset({"sqnorm", "mse", "sqdist"})
+KINKED = frozenset({"abs", "relu", "max", "min", "norm1", "l1", "clip"})
+"""linear between their kinks"""
 POLYNOMIAL = LINEAR | PRODUCTS | SQUARES | {"quad"}
 
 
@@ -72,3 +76,27 @@ def _builtin(name: str, degrees: list[int]) -> int:
     if name == "quad":
         return min(degrees[0] + 2 * degrees[1], OTHER)
     return OTHER
+
+
+def piecewise_degree(expr: ir.Expr, names: frozenset[str]) -> int:
+    """The degree between kinks: that of the expression with `abs`, `relu` and their like taken as linear."""
+    return degree(straightened(expr), names)
+
+
+def straightened(expr: ir.Expr) -> ir.Expr:
+    """The expression with every function that is linear between its kinks replaced by the sum of its arguments."""
+    changed: dict[str, Any] = {f.name: _straightened(getattr(expr, f.name)) for f in fields(expr)}
+    made = replace(expr, **changed)
+    if isinstance(made, ir.Builtin) and made.function in KINKED:
+        return ir.Builtin(
+            span=made.span, type=made.type, function="sum", arguments=made.arguments, depends=made.depends
+        )
+    if isinstance(made, ir.Reduced) and made.kind in ("max", "min", "worst"):
+        return replace(made, kind="sum")
+    return made
+
+
+def _straightened(value: object) -> object:
+    if isinstance(value, tuple):
+        return tuple(map(_straightened, value))
+    return straightened(value) if isinstance(value, ir.Expr) else value

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from bilevel import ir
 from bilevel.dsl.context import joined_smoothness
+from bilevel.dsl.passing import flat_part, passing
 from bilevel.dsl.solvers import SOLVERS
 from bilevel.errors import Diagnostic, Related, Span
 from bilevel.ir import Smoothness
@@ -60,8 +61,7 @@ def check_dependence(program: ir.Program) -> Iterator[Diagnostic]:
             if variable.name not in found:
                 yield _no_influence(level, variable)
         flat = _flat(level)
-        if flat is not None:
-            yield flat
+        yield from _flat_variables(level, found) if flat is None else (flat,)
 
 
 def _no_influence(level: ir.Level, variable: ir.Variable) -> Diagnostic:
@@ -181,6 +181,29 @@ def _flat(level: ir.Level) -> Diagnostic | None:
         fix=f"by cmaes(sigma = 0.3, population = 12) for {generations}\n"
         f"or a smooth surrogate: minimize {before if found else ''}mean(ce(...))",
     )
+
+
+def _flat_variables(level: ir.Level, found: frozenset[str]) -> Iterator[Diagnostic]:
+    """B402 for variables that enter by flat parts alone, beside others that a gradient moves."""
+    assert level.objective is not None
+    value, live = level.objective.value, follow(level, passing(level.objective.value))
+    if any(phase.estimator is not None for phase in level.phases):
+        return
+    for solver in (s for p in level.phases for s in p.solvers):
+        form = SOLVERS.get(solver.name)
+        follows = solver.part is not None or (form is not None and form.needs == "gradient")
+        for name in (n for n in solver.variables if follows and n in found and n not in live):
+            part = flat_part(value, name)
+            if part is not None:
+                yield Diagnostic(
+                    "B402",
+                    f"`{solver.name}` needs a gradient, and the objective has none in `{name}`",
+                    solver.span,
+                    "gradient-based solver",
+                    (Related(part.span, "piecewise constant: derivative 0 almost everywhere"),),
+                    why=f"`{name}` enters only by what is constant between its jumps, and would stay where it starts",
+                    fix="something smooth in its place, or a solver that compares values, such as cmaes",
+                )
 
 
 def _called(guilty: ir.Expr, name: str) -> Span:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from benchmarks.live_bytes import peak_bytes
 from bilevel import costs, limits, pipeline
 from bilevel.costs import Calibration, Cost, Formula, Work, reference
 from bilevel.errors import RecipeError
+from bilevel.facts import derive_facts
 from bilevel.limits import Limit, free_memory, group_free, limit_text, read_limits
-from bilevel.modes import MODES
+from bilevel.modes import MODES, ClosedForm
+from bilevel.modes.base import Reason
 from bilevel.plan import Choice, Plan
 from bilevel.plan_json import plan_json
 from bilevel.planner import choose
@@ -126,6 +129,65 @@ def test_every_reason_has_a_word() -> None:
     assert reasons(plan_text(until).choices["adapt"], "fmd") == ("class",)
     assert plan_text(SEARCH).choices["adapt"].mode == "evolve"
     assert reasons(plan_text(SEARCH).choices["adapt"], "rmd") == ("path",)
+
+
+SOLVED = TEXT.replace("for 30 steps", "until stationary(1e-6) within 9 steps")
+SOLVED = SOLVED.replace("task.support.y))", "task.support.y)) + sqnorm(w - theta)")
+CLOSED = """recipe closed
+level outer {
+  theta : real from 0.3
+  level inner {
+    w : real from 0
+    minimize exp(w) + w^4 - w * theta
+    by closed_form
+  }
+  minimize sqnorm(w - 1)
+  by sgd(lr = 0.1) for 2 steps
+}
+"""
+SMOOTH = CLOSED.replace("exp(w) + w^4 - w * theta", "norm1(w - theta)")
+SMOOTH = SMOOTH.replace("by closed_form", "by sgd(lr = 0.1) until stationary(1e-6) within 9 steps")
+PROVOKED = {
+    ("solver", "evolve"): TEXT,
+    ("solver", "rmd"): SOLVED.replace("sgd(lr = 0.01) until", "lbfgs() until"),
+    ("solver", "fmd"): SOLVED.replace("sgd(lr = 0.01) until", "lbfgs() until"),
+    ("semantics", "closed_form"): TEXT,
+    ("semantics", "ift"): SOLVED.replace(
+        "stationary(1e-6)", "plateau(mean(mse(net[w](task.support.x), task.support.y)), patience = 2)"
+    )
+    + "schedule { adapt : rmd }",
+    ("path", "ift"): TEXT,
+    ("path", "none"): TEXT,
+    ("smooth", "ift"): SMOOTH + "schedule { inner : rmd }",
+    ("class", "rmd(order = 1)"): TEXT,
+    ("class", "rmd"): SOLVED,
+    ("pinned", "fmd"): TEXT + "schedule { adapt : rmd }",
+}
+
+
+@pytest.mark.parametrize("asked", PROVOKED, ids=" ".join)
+def test_reasons_that_need_no_sizes_are_provoked(asked: tuple[str, str]) -> None:
+    """`memory` and `work` need sizes (above and below), `ragged` is that of an index, `formula` refuses the recipe."""
+    reason, mode = asked
+    (choice,) = plan_text(PROVOKED[asked]).choices.values()
+    assert reason in reasons(choice, mode)
+    said = plan_text(PROVOKED[asked]).why(choice.level, mode)
+    assert re.search(rf"\[[^]]*{reason}[^]]*\]: .{{10}}", said)
+
+
+def test_every_reason_of_a_mode_is_in_the_tables() -> None:
+    tables = {reason for reason, _ in PROVOKED} | {"memory", "work", "formula", ""}
+    assert set(get_args(Reason)) <= tables
+
+
+def test_a_formula_that_nobody_solves_is_b408() -> None:
+    program = pipeline.check_text(CLOSED, "closed.bl")
+    level = program.level("inner")
+    verdict = ClosedForm().accepts(level, derive_facts(program)["inner"])
+    assert (verdict.ok, verdict.reason, verdict.code) == (False, "formula", "B408")
+    with pytest.raises(RecipeError) as caught:
+        pipeline.plan(program)
+    assert [d.code for d in caught.value.diagnostics] == ["B408"]
 
 
 def test_what_would_change_the_choice() -> None:

@@ -57,6 +57,7 @@ ELSEWHERE = {
     "B708": "tests/command/test_run.py",
     "B709": "tests/command/test_run.py",
     "B710": "tests/command/test_run.py",
+    "B616": "tests/modes/test_derivatives.py",
     "B711": "tests/kernels/test_kernels.py",
     "B712": "tests/kernels/test_compiling.py",
 }

@@ -14,7 +14,7 @@ from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 
 Class = Literal["exact", "biased", "surrogate", "values", "-"]
-Reason = Literal["", "class", "semantics", "solver", "path", "smooth", "version", "pinned", "formula"]
+Reason = Literal["", "semantics", "solver", "path", "smooth", "formula"]
 
 
 SEARCHED = "step lengths that `lbfgs` searches for have no derivative; the point it ends at has, by `ift`"
@@ -29,6 +29,19 @@ class Verdict:
     reason: Reason = ""
     why: str = ""
     code: str = "B507"
+
+
+def underived(facts: LevelFacts, forward: bool = False, second: bool = True) -> Verdict | None:
+    """The verdict on a mode that differentiates what has no derivative; None where all that it takes exists.
+
+    `forward`, `second`: whether the mode takes derivatives of these kinds.
+    """
+    if facts.flat:
+        name = facts.flat[0]
+        why = f"`{name}` enters `{facts.name}` only by parts that are flat: the derivative in it is zero wherever it exists"
+        return Verdict(False, "smooth", why, "B415")
+    missing = (facts.second if second else None) or (facts.forward if forward else None)
+    return None if missing is None else Verdict(False, "smooth", str(missing), "B513")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from bilevel.dsl.degree import OTHER, degree
 from bilevel.dsl.dependence import influences
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind
-from bilevel.modes.base import Class, Substitute, Verdict
+from bilevel.modes.base import Class, Substitute, Verdict, underived
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class ClosedForm:
     def accepts(self, level: ir.Level, facts: LevelFacts) -> Verdict:
         if kind(level) != "closed form":
             return Verdict(False, "semantics", "the level is solved by steps")
-        return solvable(level)
+        found = solvable(level)
+        return underived(facts, second=False) or found if found.ok else found
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "exact"

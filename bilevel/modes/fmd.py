@@ -12,7 +12,7 @@ from bilevel import ir
 from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind, line_searches, stops, tests_gradient
-from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Tangents, Verdict
+from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Tangents, Verdict, underived
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ForwardMode:
             return Verdict(False, "semantics", "the level is solved by no steps")
         if stops(level) and facts.iterates:
             return Verdict(False, "path", UNCOUNTED, "B505")
-        return Verdict(True)
+        return underived(facts, forward=True) or Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "biased" if tests_gradient(level) else "exact"

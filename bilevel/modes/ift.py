@@ -13,7 +13,7 @@ from bilevel import ir
 from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind, stops, tests_gradient
-from bilevel.modes.base import Class, Implicit, Verdict
+from bilevel.modes.base import Class, Implicit, Verdict, underived
 
 Method = Literal["cg", "neumann", "gmres", "nystrom", "exact"]
 
@@ -72,7 +72,11 @@ class ImplicitMode:
         if zero:
             why = f"`{zero[0]}` enters only through the start or the solver: at a stationary point the answer does not depend on it"
             return Verdict(False, "path", why, "B404")
-        return Verdict(True)
+        missing = underived(facts, forward=facts.attached)
+        if missing is None and facts.straight:
+            why = f"the objective is piecewise linear in `{', '.join(level.names)}`: the matrix of the linear system is zero"
+            return Verdict(False, "smooth", why, "B513")
+        return missing or Verdict(True)
 
     def _through(self, level: ir.Level, facts: LevelFacts) -> Verdict:
         """The expression has to contain what is wanted, and the level's variables in their own coordinates."""
@@ -87,7 +91,7 @@ class ImplicitMode:
                 else "the variable has a domain"
             )
             return Verdict(False, "path", why, "B404")
-        return Verdict(True)
+        return underived(facts, forward=facts.attached) or Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         """Exact where a tolerance is promised for both residuals and nothing is drawn; measured in every step."""
@@ -118,7 +122,7 @@ class ImplicitMode:
             linear.rank if linear.rank is not None else 10,
             linear.damping if linear.damping is not None else (0.01 if linear.method == "nystrom" else 0.0),
             self.batch,
-            self.through is not None or (facts.scalar and kind(level) != "fixed point"),
+            facts.forward is None and (self.through is not None or (facts.scalar and kind(level) != "fixed point")),
             self.through,
             self.printed,
         )

@@ -13,7 +13,7 @@ from typing import Literal
 from bilevel import ir
 from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
-from bilevel.modes.base import Class, Leaping, Verdict
+from bilevel.modes.base import Class, Leaping, Verdict, underived
 from bilevel.modes.rmd import Reverse, steps_of
 
 Choice = tuple[Literal["max", "min"], ir.Expr]
@@ -46,7 +46,7 @@ class Leap:
         if cut and self.teacher == 0:
             why = f"`{cut[0]}` acts only through the steps, and no differentiable step is left; teacher = 1 keeps one"
             return Verdict(False, "path", why, "B405")
-        return Verdict(True)
+        return underived(facts, second=self.teacher > 0) or Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "surrogate"

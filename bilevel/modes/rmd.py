@@ -13,7 +13,7 @@ from bilevel import ir
 from bilevel.costs import Formula
 from bilevel.facts import LevelFacts
 from bilevel.kinds import kind, line_searches, stops, tests_gradient
-from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Unroll, Verdict
+from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Unroll, Verdict, underived
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,9 @@ class Reverse:
         if self.order == 1 and held:
             why = f"`{held[0]}` enters only the inner gradient, which order = 1 holds constant"
             return Verdict(False, "path", why, "B413")
+        missing = underived(facts, second=self.order == 2)
+        if missing is not None:
+            return missing
         if self.update and facts.start_alone:
             return Verdict(False, "path", "the objective reads the start, which belongs to the first window only")
         if self.update:
@@ -121,7 +124,9 @@ class Reverse:
                 "unused" if not needs_value else "again" if self.update else "kept"
             )
             return Unroll("none", value, store, count, window, self.update)
-        product: Literal["mixed", "reverse"] = "mixed" if facts.symmetric and not _restricted(level) else "reverse"
+        product: Literal["mixed", "reverse"] = (
+            "mixed" if facts.symmetric and facts.forward is None and not _restricted(level) else "reverse"
+        )
         return Unroll(product, "again" if needs_value else "unused", store, count, window, self.update)
 
 
