@@ -264,7 +264,7 @@ class _Check:
         if not title.startswith("ift"):
             return title
         try:
-            choice = _replanned(self.small.recipe, {level: title}, self.small.decided).choices[level]
+            choice = _replanned(self.small, {level: title}).choices[level]
         except RecipeError:
             return title  # `_other` says why it cannot be had
         return sharp_mode(choice) or title
