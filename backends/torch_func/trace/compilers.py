@@ -21,7 +21,11 @@ LARGEST: dict[Kind, int] = {"none": 0, "fx": 600, "inductor": 600}
 LONGEST: dict[Kind, int] = {"none": 1, "fx": 1, "inductor": 5}
 """The most steps of one run: fx gains nothing by more than one, Inductor the way between Python and compiled code."""
 WHOLE: dict[Kind, int] = {"none": 0, "fx": 2, "inductor": 2}
-"""The most steps of levels inside, forth and back, of a function that becomes one kernel as a whole."""
+"""The steps of levels inside, forth and back, up to which a function becomes one kernel whatever its size."""
+LARGEST_WHOLE: dict[Kind, int] = {"none": 0, "fx": 0, "inductor": 800}
+"""The most operators of steps inside, forth and back, of a function that becomes one kernel as a whole."""
+MOST_KEPT = 64 << 20
+"""The most bytes that those operators make: one graph keeps for the way back what it has computed on the way forth."""
 
 
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:

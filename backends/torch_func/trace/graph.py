@@ -16,6 +16,8 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
+from bilevel.backends.torch_func.trace.nodes import tensor_of
+from bilevel.backends.torch_func.trace.products import rewritten
 from bilevel.backends.torch_func.trace.signature import as_tensor, mapped, template
 from bilevel.backends.torch_func.trace.simplify import simplified
 
@@ -34,6 +36,12 @@ class Traced:
     def size(self) -> int:
         """The number of operators."""
         return sum(node.op == "call_function" for node in self.module.graph.nodes)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all that the operators make, views included."""
+        values = [tensor_of(node) for node in self.module.graph.nodes if node.op == "call_function"]
+        return sum(value.numel() * value.element_size() for value in values if value is not None)
 
 
 def trace(function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list[Any], dtype: torch.dtype) -> Traced:
@@ -82,13 +90,19 @@ def _given(leaf: Any, value: Tensor) -> Any:
     return list(value.unbind()) if isinstance(leaf, range) else value
 
 
+def _once(module: fx.GraphModule) -> fx.GraphModule:
+    """Every operator on the same values once."""
+    found = CSEPass()(module)
+    module = found.graph_module if found is not None else module
+    module.graph.eliminate_dead_code()
+    return module
+
+
 def _reduced(module: fx.GraphModule, form: Any) -> Traced:
     """Only operators that a result needs, each once, and only inputs that are read."""
     module.graph.eliminate_dead_code()
     module = simplified(module)
-    found = CSEPass()(module)
-    module = found.graph_module if found is not None else module
-    module.graph.eliminate_dead_code()
+    module = _once(rewritten(_once(module)))
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     output = next(node for node in graph.nodes if node.op == "output")

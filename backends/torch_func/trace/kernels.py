@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from bilevel.backends.torch_func.trace import parity
-from bilevel.backends.torch_func.trace.compilers import LARGEST, LONGEST, WHOLE, Compiled, Kind, compiled
+from bilevel.backends.torch_func.trace.compilers import (
+    LARGEST,
+    LARGEST_WHOLE,
+    LONGEST,
+    MOST_KEPT,
+    WHOLE,
+    Compiled,
+    Kind,
+    compiled,
+)
 from bilevel.backends.torch_func.trace.graph import Traced, trace
 from bilevel.backends.torch_func.trace.signature import Key, as_tensor, filled, flatten, mapped
 from bilevel.errors import fail
@@ -59,6 +68,10 @@ class Kernels:
     """the steps of levels inside that were taken since functions run as they are"""
     calls: int = 0
     """the marked functions that were called since then"""
+    operators: int = 0
+    """the operators of these steps"""
+    bytes: int = 0
+    """the bytes that these operators make"""
 
     def kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, or a kernel in its place where one can be used."""
@@ -75,7 +88,7 @@ class Kernels:
     def off(self) -> Iterator[None]:
         """While it lasts, functions run as they are."""
         before, self.plain = self.plain, True
-        self.steps = self.calls = 0
+        self.steps = self.calls = self.operators = self.bytes = 0
         try:
             yield
         finally:
@@ -104,6 +117,13 @@ class Kernels:
         level = name.rpartition("_")[0]
         size = max(1, min(LARGEST[self.kind] // max(1, operators), LONGEST[self.kind]))
         self.sizes[level] = min(size, self.sizes.get(level, size))
+
+    def is_short(self) -> bool:
+        """Whether the steps that were taken since functions run as they are may become one graph with what is around.
+
+        In one graph the way back finds what the way forth has computed, and keeps it: few steps of small arrays.
+        """
+        return 0 < self.operators <= LARGEST_WHOLE[self.kind] and self.bytes <= MOST_KEPT
 
 
 class Kernel:
@@ -146,13 +166,17 @@ class Kernel:
         if not steps:
             return
         self.kernels.steps += steps
-        if LONGEST[self.kernels.kind] == 1 or self.traces:
+        if LONGEST[self.kernels.kind] == 1:
             return
-        leaves: list[Any] = []
-        key = flatten(arguments, leaves)
-        with suppress(Exception):  # what cannot be traced is found again, and said, when it is called for itself
-            self.traces[key] = trace(self.function, arguments, leaves, self.kernels.dtype)
-            self.kernels.note_size(self.name, self.traces[key].size)
+        if not self.traces:
+            leaves: list[Any] = []
+            key = flatten(arguments, leaves)
+            with suppress(Exception):  # what cannot be traced is found again, and said, when it is called for itself
+                self.traces[key] = trace(self.function, arguments, leaves, self.kernels.dtype)
+                self.kernels.note_size(self.name, self.traces[key].size)
+        one = next(iter(self.traces.values()), None)
+        self.kernels.operators += steps * (one.size if one is not None else LARGEST_WHOLE[self.kernels.kind] + 1)
+        self.kernels.bytes += steps * (one.bytes if one is not None else 0)
 
     def _make(self, arguments: tuple[Any, ...], leaves: list[Any], key: Key) -> Made:
         """A kernel for arguments of this form, or the reason why there is none."""
@@ -160,10 +184,10 @@ class Kernel:
             return Made(self.name, 0, reason=f"more than {MOST} forms of arguments")
         with self.kernels.off(), torch.no_grad():
             expected = self.function(*arguments)
-            steps, calls = self.kernels.steps, self.kernels.calls
-        if steps > WHOLE[self.kernels.kind]:
+            steps, calls, short = self.kernels.steps, self.kernels.calls, self.kernels.is_short()
+        if steps > WHOLE[self.kernels.kind] and not short:
             return Made(self.name, 0, reason=f"{steps} steps inside")
-        if calls > CALLS:
+        if calls > CALLS and not short:
             return Made(self.name, 0, reason=f"{calls} functions inside")
         try:
             traced = self.traces.get(key) or trace(self.function, arguments, leaves, self.kernels.dtype)

@@ -1,25 +1,28 @@
 """Operators that change nothing, taken out of a graph: copies of what nobody writes to, products with 1, sums with 0.
 
 Forward over reverse leaves many: tangents of what is not varied are zeros, and a product with them is computed and
-added all the same. Every rule gives the same numbers for finite values.
+added all the same; the cotangent that a mean begins with is one number, spread over an array and multiplied with.
+Every rule gives the same numbers for finite values, but for the last digit where two products become one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
-aten: Any = torch.ops.aten
-Rule = Callable[[fx.Node, set[fx.Node]], Any]
+from bilevel.backends.torch_func.trace.nodes import alike, arguments, aten, insert, replace, same_shape, tensor_of
 
 SAME = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default)
 SHAPED = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.reshape.default)
-ZEROS = (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default, aten._efficientzerotensor.default)
-ZEROS_LIKE = (aten._new_zeros_with_same_feature_meta.default,)
+FILLED = {
+    **dict.fromkeys((aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default), 0.0),
+    **dict.fromkeys((aten._efficientzerotensor.default, aten._new_zeros_with_same_feature_meta.default), 0.0),
+    **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1.0),
+}
 MOVED = (
+    *SAME,
     *SHAPED,
     aten.transpose.int,
     aten.permute.default,
@@ -30,66 +33,134 @@ MOVED = (
     aten.slice.Tensor,
     aten.clone.default,
     aten._to_copy.default,
-    aten.neg.default,
-    aten.sum.default,
-    aten.sum.dim_IntList,
 )
-"""zeros stay zeros under these"""
-PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, aten.mm.default, aten.bmm.default)
-ONES = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
+"""an array of one number repeated stays one under these"""
+SUMS = (aten.sum.default, aten.sum.dim_IntList)
+MULTIPLIED = (aten.mul.Tensor, aten.mul.Scalar)
+DIVIDED = (aten.div.Tensor, aten.div.Scalar)
+MATRICES = (aten.mm.default, aten.bmm.default)
 
 
 def simplified(module: fx.GraphModule) -> fx.GraphModule:
     """The graph without what changes nothing; its nodes must carry fake values."""
-    zero: set[fx.Node] = set()
+    known: dict[fx.Node, float] = {}
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
-        if _is_zero(node, zero):
-            zero.add(node)
-        same = _replacement(node, zero)
-        if same is not None and _alike(same, node):
-            node.replace_all_uses_with(same)
+        number = _number(node, known)
+        if number is not None:
+            known[node] = number
+        same = _replacement(node, known)
+        if same is not None and alike(same, node):
+            replace(node, same)
+        elif number is None:
+            _scaled(node, known)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
 
 
-def _is_zero(node: fx.Node, zero: set[fx.Node]) -> bool:
-    """Whether all entries of a value are known to be 0."""
-    tensors = [argument for argument in node.args if isinstance(argument, fx.Node)]
-    if node.target in (*ZEROS, *ZEROS_LIKE):
-        return True
+def _number(node: fx.Node, known: dict[fx.Node, float]) -> float | None:
+    """The number that all entries of a real array are known to be."""
+    value = tensor_of(node)
+    if value is None or not value.is_floating_point():
+        return None
+    if node.target in FILLED:
+        return FILLED[node.target]
+    if node.target in (aten.full.default, aten.full_like.default):
+        filled = arguments(node)[1]
+        return float(filled) if isinstance(filled, int | float) else None
+    found = [_constant(argument, known) for argument in arguments(node)]
     if node.target in MOVED:
-        return tensors[0] in zero
-    if node.target in PRODUCTS:
-        return any(argument in zero for argument in tensors)
-    return node.target in (aten.add.Tensor, aten.sub.Tensor) and len(tensors) == 2 and set(tensors) <= zero
+        return found[0]
+    if node.target in MATRICES or node.target in SUMS:
+        return 0.0 if any(known.get(a) == 0 for a in arguments(node) if isinstance(a, fx.Node)) else None
+    return _computed(node, found)
 
 
-def _replacement(node: fx.Node, zero: set[fx.Node]) -> fx.Node | None:
+def _constant(argument: Any, known: dict[fx.Node, float]) -> float | None:
+    if isinstance(argument, fx.Node):
+        return known.get(argument)
+    return float(argument) if isinstance(argument, int | float) else None
+
+
+def _computed(node: fx.Node, found: list[float | None]) -> float | None:
+    """The number that an operator makes of numbers."""
+    first, second = (*found, None, None)[:2]
+    if node.target in MULTIPLIED and 0.0 in (first, second):
+        return 0.0
+    if node.target is aten.neg.default:
+        return None if first is None else -first
+    if first is None or second is None or node.kwargs or len(arguments(node)) != 2:
+        return None
+    if node.target in MULTIPLIED:
+        return first * second
+    if node.target in DIVIDED and second != 0:
+        return first / second
+    if node.target in (aten.add.Tensor, aten.sub.Tensor):
+        return first + second if node.target is aten.add.Tensor else first - second
+    return None
+
+
+def _replacement(node: fx.Node, known: dict[fx.Node, float]) -> fx.Node | None:
     """The value that an operator repeats, where it does."""
-    first, second = (*node.args, None, None)[:2]
+    first, second = (*arguments(node), None, None)[:2]
     if node.target in (*SAME, *SHAPED) or (node.target is aten._to_copy.default):
         return _node(first)
-    if node.target is aten.copy.default and first in zero:
+    if node.target is aten.copy.default and known.get(first, 1.0) == 0:
         return _node(second)
-    if node.target in ONES and isinstance(second, int | float) and second == 1:
+    if node.target in (*MULTIPLIED, *DIVIDED) and _constant(second, known) == 1:
         return _node(first)
-    if node.target is aten.add.Tensor and first in zero and not node.kwargs:
+    if node.target in MULTIPLIED and _constant(first, known) == 1:
         return _node(second)
-    if node.target in (aten.add.Tensor, aten.sub.Tensor) and second in zero:
+    if node.target is aten.add.Tensor and _constant(first, known) == 0 and not node.kwargs:
+        return _node(second)
+    if node.target in (aten.add.Tensor, aten.sub.Tensor) and _constant(second, known) == 0:
         return _node(first)
     return None
 
 
+def _scaled(node: fx.Node, known: dict[fx.Node, float]) -> None:
+    """A product with an array of one number, and a product of a product with numbers, as one product with a number."""
+    split = factor(node, known)
+    if split is None:
+        return
+    value, number = split
+    inner = factor(value, known)
+    while inner is not None and same_shape(inner[0], node):
+        value, number = inner[0], number * inner[1]
+        inner = factor(value, known)
+    if arguments(node) == (value, number) or not alike(value, node) or not isfinite(number):
+        return
+    replace(node, insert(node, aten.mul.Tensor, value, number))
+
+
+def factor(node: fx.Node, known: dict[fx.Node, float]) -> tuple[fx.Node, float] | None:
+    """What a node multiplies with a number, and the number: x * c, x / c, -x, x + x."""
+    first, second = (*arguments(node), None, None)[:2]
+    if node.kwargs or node.op != "call_function" or not _is_real(node):
+        return None
+    if node.target is aten.neg.default:
+        return _with(first, -1.0)
+    if node.target is aten.add.Tensor and first is second:
+        return _with(first, 2.0)
+    if node.target in MULTIPLIED:
+        left, right = _constant(first, known), _constant(second, known)
+        return _with(first, right) if right is not None else _with(second, left)
+    if node.target in DIVIDED and len(arguments(node)) == 2:
+        number = _constant(second, known)
+        return _with(first, 1.0 / number) if number else None
+    return None
+
+
+def _with(value: Any, number: float | None) -> tuple[fx.Node, float] | None:
+    return (value, number) if isinstance(value, fx.Node) and number is not None else None
+
+
+def _is_real(node: fx.Node) -> bool:
+    value = tensor_of(node)
+    return value is not None and value.is_floating_point()
+
+
 def _node(argument: Any) -> fx.Node | None:
     return argument if isinstance(argument, fx.Node) else None
-
-
-def _alike(left: fx.Node, right: fx.Node) -> bool:
-    """Whether two values have the same shape, layout, dtype and device."""
-    a, b = left.meta.get("val"), right.meta.get("val")
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return False
-    return a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype and a.device == b.device

@@ -1,0 +1,121 @@
+"""Rewritings of graphs: each does what it says, and gives the same numbers to 1e-12 in float64."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+from torch.nn.functional import linear
+
+from bilevel.backends.torch_func.trace import graph
+from bilevel.backends.torch_func.trace.signature import flatten
+
+FLOAT = torch.float64
+BATCH, ROWS, INNER, COLUMNS = 3, 4, 5, 6
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=FLOAT, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def rewritten(function: Callable[..., Any], *arguments: Tensor) -> Counter[str]:
+    """The operators of the graph of a function, by name; its results are those of the function."""
+    leaves = list[Any]()
+    flatten(arguments, leaves)
+    traced = graph.trace(function, arguments, leaves, FLOAT)
+    results = traced.module(*[arguments[place] for place in traced.inputs])
+    found = [arguments[place] if given else results[place] for given, place in traced.sources]
+    expected = list[Any]()
+    flatten(function(*arguments), expected)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert float((a - b).norm()) <= 1e-12 * max(float(b.norm()), 1e-300)
+    return Counter(node.target.__name__ for node in traced.module.graph.nodes if node.op == "call_function")
+
+
+A, B = random(BATCH, ROWS, INNER), random(BATCH, INNER, COLUMNS)
+
+
+def test_a_transposed_product_is_the_product_of_the_transposed() -> None:
+    c = random(BATCH, COLUMNS, ROWS, seed=1)
+    found = rewritten(lambda a, b, c: c - 0.5 * (a @ b).transpose(1, 2), A, B, c)
+    right = B.transpose(1, 2).contiguous()
+    assert rewritten(lambda a, b: (b @ a.transpose(1, 2)).mT + 1, A, right)["transpose.int"] == 1
+    assert rewritten(lambda a: a.mT.mT * 2, A) == {"mul.Tensor": 1}
+
+
+def test_a_product_that_others_read_as_well_stays() -> None:
+    def f(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        product = a @ b
+        return product.mT * 3, product * 2
+
+    assert rewritten(f, A, B)["bmm.default"] == 1
+
+
+def test_numbers_go_to_the_smaller_side_of_a_product() -> None:
+    tall, wide = random(BATCH, 2, 9), random(BATCH, 9, 9)
+    assert rewritten(lambda a, b: a @ (-0.25 * b).mT, tall, wide)["neg.default"] == 0
+    traced = rewritten(lambda a, b: ((-b * 0.5) @ a.mT).sum(2), tall, wide)
+    assert traced["mul.Tensor"] == 1 and traced["neg.default"] == 0
+    assert rewritten(lambda a, b: (a * 2.0).mT @ b, random(BATCH, 2, 9), random(BATCH, 2, 9))["bmm.default"] == 1
+
+
+@pytest.mark.parametrize("number", [0.1, -3.0, 1.0])
+def test_products_with_numbers_are_one(number: float) -> None:
+    def f(a: Tensor) -> Tensor:
+        scaled = torch.full_like(a, number) * a / 7
+        return -(scaled + scaled)
+
+    assert rewritten(f, A) == {"mul.Tensor": 1}
+
+
+def test_one_number_repeated_is_followed_to_where_it_is_used() -> None:
+    def f(a: Tensor) -> Tensor:
+        ones = torch.ones(ROWS, dtype=FLOAT).expand(BATCH, ROWS)[..., None] / 10 - 0.1
+        return a * 2 + ones * a.sum()
+
+    assert rewritten(f, A) == {"mul.Tensor": 1}
+
+
+def test_whole_numbers_are_left_alone() -> None:
+    places = torch.arange(4)
+
+    def f(a: Tensor) -> Tensor:
+        return a[..., places // 2 + places - places * 1]
+
+    assert rewritten(f, A)["index.Tensor"] == 1
+
+
+def test_a_sum_of_two_thin_products_is_one_product() -> None:
+    thin = [random(BATCH, 12, 3, seed=place) for place in range(4)]
+    found = rewritten(lambda a, b, c, d: a @ b.mT + c @ d.mT, *thin)
+    assert found["bmm.default"] == 1 and found["cat.default"] == 2
+    thick = [random(BATCH, 4, 8, seed=place) for place in range(4)]
+    assert rewritten(lambda a, b, c, d: a @ b.mT + c @ d.mT, *thick)["bmm.default"] == 2
+    flat = [random(12, 3, seed=place) for place in range(4)]
+    assert rewritten(lambda a, b, c, d: a @ b.mT + c @ d.mT, *flat)["mm.default"] == 1
+
+
+def test_the_adjoint_of_a_step_of_a_network() -> None:
+    """Numbers stand beside the small arrays, the way back through a layer reads no transposed result."""
+
+    def loss(w: list[Tensor], x: Tensor) -> Tensor:
+        for weight in w[:-1]:
+            x = torch.relu(linear(x, weight, weight[:, 0]))
+        return (linear(x, w[-1], w[-1][:, 0]) ** 2).mean()
+
+    def adjoint(a: Tensor, b: Tensor, c: Tensor, la: Tensor, lb: Tensor, lc: Tensor, x: Tensor) -> Any:
+        def total(w: list[Tensor]) -> Tensor:
+            return vmap(loss)(w, x).sum()
+
+        return jvp(grad(total), ([a, b, c],), ([-0.01 * p for p in (la, lb, lc)],))[1]
+
+    w = [random(BATCH, 7, 2), random(BATCH, 7, 7), random(BATCH, 1, 7)]
+    found = rewritten(adjoint, *w, *[random(*p.shape, seed=9) for p in w], random(BATCH, 3, 2))
+    assert found["neg.default"] == 0
