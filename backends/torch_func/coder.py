@@ -40,6 +40,7 @@ class Coder:
         Parameters that the body does not use are dropped, except the first `fixed`. `kernel`: the function takes
         tensors to tensors without control flow, and may be traced and compiled.
         """
+        body = _without_unused_keys(body)
         used = words(tuple(body))
         parameters = [p for i, p in enumerate(dict.fromkeys(parameters)) if i < fixed or p in used]
         given = {s.target for s in body if isinstance(s, Assign)} | set(parameters)
@@ -61,6 +62,16 @@ class Coder:
     @property
     def program(self) -> ir.Program:
         return self.plan.program
+
+
+def _without_unused_keys(body: list[Statement]) -> list[Statement]:
+    """The statements without keys that none of those after them reads; a key is many operations on one number."""
+    kept: list[Statement] = []
+    for statement in reversed(body):
+        target = statement.target if isinstance(statement, Assign) else ""
+        if target not in ("key", "level_key") or target in words(tuple(kept)):
+            kept.insert(0, statement)
+    return kept
 
 
 # ---- names of a level ----------------------------------------------------------------------------------------

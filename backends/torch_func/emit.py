@@ -26,6 +26,7 @@ import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import CodeType, FunctionType
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable

@@ -16,6 +16,7 @@ from torch import Tensor
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 SECOND = -7723592293110705685  # 0x94D049BB133111EB
+MASK = (1 << 64) - 1
 
 
 def mix(z: Tensor) -> Tensor:
@@ -39,8 +40,17 @@ def fold(key: Tensor, *words: str | int | Tensor) -> Tensor:
         if isinstance(word, Tensor):
             key = mix(mix(key[..., None] + GOLDEN) ^ mix(word.to(key.device, torch.int64) * GOLDEN + 3))
         else:
-            key = mix(mix(key + GOLDEN) ^ mix(torch.full_like(key, _number(word)) * GOLDEN + 3))
+            key = mix(mix(key + GOLDEN) ^ mixed_number(_number(word)))
     return key
+
+
+def mixed_number(number: int) -> int:
+    """mix(number * GOLDEN + 3) as a signed number of 64 bits: what a word adds to a key, known without a tensor."""
+    z = (number * GOLDEN + 3) & MASK
+    z = ((z ^ (z >> 30)) * FIRST) & MASK
+    z = ((z ^ (z >> 27)) * SECOND) & MASK
+    z ^= z >> 31
+    return z - (1 << 64) if z >> 63 else z
 
 
 def _number(word: str | int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -66,10 +67,19 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     pick: Callable[..., Any] = at
     for _ in range(depth):
         pick = vmap(pick)
-    fields = pick(source, positions)
-    names = [n for n in source._fields if n != "index"]
-    values = [*(getattr(fields, n) for n in names), positions]
-    return namedtuple("Drawn", [*names, "index"])(*values)
+    return placed(pick(source, positions), positions)
+
+
+def placed(record: Any, positions: Tensor) -> Tree:
+    """The record with one more field, `index`, that holds positions."""
+    names = [n for n in record._fields if n != "index"]
+    return drawn_type(*names, "index")(*(getattr(record, n) for n in names), positions)
+
+
+@cache
+def drawn_type(*names: str) -> Any:
+    """The type of draws with these fields; made once, since to make it takes longer than to draw."""
+    return namedtuple("Drawn", names)
 
 
 def source_positions(source: Any) -> Tensor:
@@ -82,7 +92,7 @@ def source_positions(source: Any) -> Tensor:
 
 def everything(source: Any) -> Tree:
     """All samples of a finite source, with their positions."""
-    return take(source, torch.arange(length(source), device=leaves(source)[0].device), 0)
+    return placed(source, numbers(length(source), leaves(source)[0]))
 
 
 def without(items: list[Any], left_out: Any) -> Any:

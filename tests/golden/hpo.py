@@ -15,6 +15,7 @@ import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import CodeType, FunctionType
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
@@ -40,6 +41,9 @@ FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
 SECOND = -7723592293110705685  # 0x94D049BB133111EB
 
 
+MASK = (1 << 64) - 1
+
+
 def mix(z: Tensor) -> Tensor:
     """The finaliser of splitmix64 on int64 tensors of any shape; products wrap around, shifts are logical."""
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * FIRST
@@ -61,8 +65,17 @@ def fold(key: Tensor, *words: str | int | Tensor) -> Tensor:
         if isinstance(word, Tensor):
             key = mix(mix(key[..., None] + GOLDEN) ^ mix(word.to(key.device, torch.int64) * GOLDEN + 3))
         else:
-            key = mix(mix(key + GOLDEN) ^ mix(torch.full_like(key, _number(word)) * GOLDEN + 3))
+            key = mix(mix(key + GOLDEN) ^ mixed_number(_number(word)))
     return key
+
+
+def mixed_number(number: int) -> int:
+    """mix(number * GOLDEN + 3) as a signed number of 64 bits: what a word adds to a key, known without a tensor."""
+    z = (number * GOLDEN + 3) & MASK
+    z = ((z ^ (z >> 30)) * FIRST) & MASK
+    z = ((z ^ (z >> 27)) * SECOND) & MASK
+    z ^= z >> 31
+    return z - (1 << 64) if z >> 63 else z
 
 
 def _number(word: str | int) -> int:
@@ -489,10 +502,19 @@ def take(source: Any, positions: Tensor, depth: int) -> Tree:
     pick: Callable[..., Any] = at
     for _ in range(depth):
         pick = vmap(pick)
-    fields = pick(source, positions)
-    names = [n for n in source._fields if n != "index"]
-    values = [*(getattr(fields, n) for n in names), positions]
-    return namedtuple("Drawn", [*names, "index"])(*values)
+    return placed(pick(source, positions), positions)
+
+
+def placed(record: Any, positions: Tensor) -> Tree:
+    """The record with one more field, `index`, that holds positions."""
+    names = [n for n in record._fields if n != "index"]
+    return drawn_type(*names, "index")(*(getattr(record, n) for n in names), positions)
+
+
+@cache
+def drawn_type(*names: str) -> Any:
+    """The type of draws with these fields; made once, since to make it takes longer than to draw."""
+    return namedtuple("Drawn", names)
 
 
 def without(items: list[Any], left_out: Any) -> Any:
@@ -953,7 +975,6 @@ def build(net, data, device="cpu", dtype=torch.float32, kernels=Plain()):
 
     def tune_begin(key):
         """The state of tune before its first step."""
-        key = fold(key, "tune")
         (decay_free, lr_free) = tune_start()
         return State(0, (decay_free, lr_free), (), {}, {})
 
