@@ -4,11 +4,11 @@
 
 The same solver, tasks and starts; one outer loss on the data that the solver saw (L2O), one on as many others (LFT),
 both means over K = 10 steps and D samples, at the solver as it is drawn (the theorem holds at any). The bound is a
-constant, which is not known, times D^(-1/2): what can be
-measured is the exponent, and where a curve of that slope through the first point lies.
+constant, which is not known, times D^(-1/2): what can be measured is the exponent, and where a curve of that slope
+through the first point lies.
 
-Found with the defaults: 4.2 at one sample, 1.3 at 10, 0.11 at 100, about D^(-1/2) up to 10
-samples, faster after (D^(-0.68 +- 0.03) over all): nothing against the bound, which is not tight in D here.
+Found with the defaults: 4.2 at one sample, 1.3 at 10, 0.11 at 100, about D^(-1/2) up to 10 samples, faster after
+(D^(-0.68 +- 0.03) over all): nothing against the bound, which is not tight in D here.
 
 The gap is the norm of an expectation over tasks. With differences d_b of B independent batches its square is estimated
 without bias by the mean of d_a' d_b over a != b; the norm of the mean would grow with the noise. Errors are those of
