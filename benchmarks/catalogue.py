@@ -8,11 +8,14 @@ from benchmarks.workload import Workload
 
 MODULES = {
     "W0": "w0_sine",
+    "W1": "w1_glyphs",
     "W2": "w2_decay",
     "W3": "w3_exact",
     "W4": "w4_cleaning",
     "W4i": "w4_cleaning",
+    "W5": "w5_transformer",
     "W6": "w6_learned",
+    "W7": "w7_population",
 }
 ALONE = {"W8": "w8_growth", "W9": "w9_first_use"}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks import parts
+from benchmarks import deep_parts, parts
 from benchmarks.workload import Numbers, Work
 
 if TYPE_CHECKING:
@@ -19,28 +20,42 @@ def own(text: str, kernels: Asked, dtype: str = "float32") -> Work:
 
     `before`: seconds until the recipe is compiled, and of the first hypergradient, which makes the kernels.
     """
+    from bilevel.backends.torch_func.tree import leaves
+
+    def once(phase: Any, state: Any, key: Any) -> Any:
+        gradient, _ = phase.hypergradient(state, key)
+        return [leaf.detach().cpu().numpy() for leaf in leaves(gradient)]
+
+    return _work(text, kernels, dtype, once)
+
+
+def searched(text: str, kernels: Asked) -> Work:
+    """One generation of the last level of a recipe given as text; its numbers are the values of the population."""
+
+    def once(phase: Any, state: Any, key: Any) -> Any:
+        after, _ = phase.step(state, key)
+        return [after.solver.told[-1].numpy()]
+
+    return _work(text, kernels, "float32", once)
+
+
+def _work(text: str, kernels: Asked, dtype: str, once: Callable[[Any, Any, Any], list[Numbers]]) -> Work:
     import bilevel
     from bilevel.backends.torch_func.keyed import make_key
     from bilevel.recipe import parse
 
+    device = torch.get_default_device()
+    torch.set_default_device(None)  # what is emitted names its device everywhere
     began = time.perf_counter()
-    program = bilevel.compile(
-        parse(text, "benchmark.bl"), registry=[parts], compile=kernels, dtype=getattr(torch, dtype)
-    )
+    recipe, typed = parse(text, "benchmark.bl"), getattr(torch, dtype)
+    program = bilevel.compile(recipe, registry=[parts, deep_parts], compile=kernels, dtype=typed, device=device)
     ready = time.perf_counter()
-    phase, key = program.phases[-1], make_key(0)
+    phase, key = program.phases[-1], make_key(0, program.parts.device)
     state = phase.begin(key)
 
-    def run() -> Any:
+    def run() -> list[Numbers]:
         with torch.no_grad():
-            gradient, _ = phase.hypergradient(state, key)
-        return gradient
+            return once(phase, state, key)
 
     run()
-    return Work(run, _numbers, {"compile": ready - began, "first": time.perf_counter() - ready})
-
-
-def _numbers(gradient: Any) -> list[Numbers]:
-    from bilevel.backends.torch_func.tree import leaves
-
-    return [leaf.detach().cpu().numpy() for leaf in leaves(gradient)]
+    return Work(run, lambda found: found, {"compile": ready - began, "first": time.perf_counter() - ready})

@@ -33,7 +33,7 @@ class Given(nn.Sequential):
 
     def initialise(self, key: Tensor) -> Mapping[str, Tensor]:
         """The given parameters, whatever the key."""
-        return {name: value.expand(*key.shape, *value.shape) for name, value in self.start.items()}
+        return {n: value.to(key.device).expand(*key.shape, *value.shape) for n, value in self.start.items()}
 
 
 @model(input=("widths:0",), output=("widths:-1",))

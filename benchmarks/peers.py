@@ -16,7 +16,8 @@ def dense(data: Arrays, activation: str) -> nn.Sequential:
     import torch
     from torch import nn
 
-    values = [torch.from_numpy(value.copy()) for _, value in list_of(data)]
+    device = torch.get_default_device()
+    values = [torch.from_numpy(value.copy()).to(device) for _, value in list_of(data)]
     parts: list[nn.Module] = []
     for weight, bias in zip(values[::2], values[1::2], strict=True):
         layer = nn.Linear(weight.shape[1], weight.shape[0])
@@ -29,7 +30,7 @@ def given(data: Arrays, *names: str) -> list[Tensor]:
     """Arrays as tensors."""
     import torch
 
-    return [torch.from_numpy(data[name]) for name in names]
+    return [torch.from_numpy(data[name]).to(torch.get_default_device()) for name in names]
 
 
 def named(net: nn.Module) -> dict[str, Tensor]:
@@ -40,6 +41,16 @@ def named(net: nn.Module) -> dict[str, Tensor]:
 def numbers_of(found: Sequence[Tensor]) -> list[Numbers]:
     """Tensors as arrays."""
     return [tensor.detach().cpu().numpy() for tensor in found]
+
+
+def needs_gpu() -> None:
+    """Stops a side of JAX that would run on the processor while the others have a GPU."""
+    import jax
+    import torch
+
+    device = torch.get_default_device().type
+    if device == "cuda" and jax.default_backend() != "gpu":
+        raise RuntimeError(f"this JAX has no GPU, its device is {jax.default_backend()}: pip install 'jax[cuda12]'")
 
 
 def jax_layers(data: Arrays) -> list[tuple[Any, Any]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.workload import Numbers, layers
 
-__all__ = ["classes", "images", "layers", "lstm", "waves"]
+__all__ = ["classes", "glyphs", "images", "layers", "lstm", "texts", "waves"]
 
 
 def waves(count: int, shots: int, seed: int = 1) -> dict[str, Numbers]:
@@ -36,6 +36,28 @@ def classes(count: int, size: int, seed: int = 4) -> dict[str, Numbers]:
     for inputs, labels in (("x", "y"), ("u", "v")):
         found[inputs] = random.normal(size=(count, size))
         found[labels] = (found[inputs] @ plane + 2 * random.normal(size=count) > 0).astype("float64")
+    return found
+
+
+def glyphs(count: int, ways: int, shots: int, queries: int, seed: int = 5) -> dict[str, Numbers]:
+    """A pattern 28 x 28 for every class of every task, with noise: real[count, ways * shots, 1, 28, 28] and labels."""
+    random = np.random.default_rng(seed)
+    patterns = random.normal(size=(count, ways, 1, 1, 28, 28))
+    found: dict[str, Numbers] = {}
+    for inputs, labels, number in (("xs", "ys", shots), ("xq", "yq", queries)):
+        noisy = patterns + 0.5 * random.normal(size=(count, ways, number, 1, 28, 28))
+        found[inputs] = noisy.reshape(count, ways * number, 1, 28, 28).astype("float32")
+        found[labels] = np.tile(np.repeat(np.arange(ways), number), (count, 1))
+    return found
+
+
+def texts(count: int, length: int, words: int, seed: int = 6) -> dict[str, Numbers]:
+    """Tokens int64[count, length] and one of four classes: training (x, y), validation (u, v)."""
+    random = np.random.default_rng(seed)
+    found: dict[str, Numbers] = {}
+    for inputs, labels in (("x", "y"), ("u", "v")):
+        found[inputs] = random.integers(0, words, (count, length))
+        found[labels] = found[inputs][:, : length // 2].sum(1) % 4
     return found
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import problems
 from benchmarks.own import own
-from benchmarks.peers import dense, given, jax_layers, named, numbers_of
+from benchmarks.peers import dense, given, jax_layers, named, needs_gpu, numbers_of
 from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def jax_scan(values: Values, data: Arrays) -> Work:
     import numpy as np
     from jax import numpy as jnp
 
+    needs_gpu()
     batch = [jnp.asarray(data[name]) for name in ("xs", "ys", "xq", "yq")]
     start = jax_layers(data)
 
@@ -136,6 +137,12 @@ def jax_scan(values: Values, data: Arrays) -> Work:
     )
 
 
+def betty(values: Values, data: Arrays) -> Work:
+    from benchmarks.betty_maml import work
+
+    return work(values["T"], RATE, data)
+
+
 def floor(values: Values) -> Floor:
     """A step and its adjoint, which is a derivative along one direction of that step, and the outer gradient."""
     step = COUNT * step_operations(WIDTHS, SHOTS)
@@ -154,10 +161,12 @@ WORKLOAD = Workload(
         Side("higher", higher, "higher"),
         Side("TorchOpt MetaSGD", torchopt_meta_sgd, "torchopt"),
         Side("TorchOpt functional + vmap", torchopt_functional, "torchopt"),
+        Side("Betty, its engine", betty, "betty"),
         Side("JAX jit(grad(scan))", jax_scan, "jax"),
     ),
     arrays=arrays,
     floor=floor,
+    devices=("cpu", "cuda"),
     tolerance=1e-3,
     threads=1,
 )

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import problems
 from benchmarks.own import own
 from benchmarks.peers import given, numbers_of
-from benchmarks.workload import Arrays, Numbers, Side, Values, Work, Workload
+from benchmarks.workload import Arrays, Floor, Numbers, Side, Values, Work, Workload
 
 COUNT, SIZE, RATE, DECAY = 200, 20, 2.0, 0.1
 CONVERGED = 100
@@ -107,6 +107,12 @@ def jaxopt(values: Values, data: Arrays) -> Work:
     return Work(lambda: jax.block_until_ready(function(decay)), lambda found: [np.asarray(found)])
 
 
+def floor(values: Values) -> Floor:
+    """Two products with the features for a gradient; as many again for each product with the Hessian, one a step."""
+    step = 4.0 * COUNT * SIZE
+    return Floor(step * (2 * values["T"] + 1), text="T gradients, T products with the Hessian; at the rate of float32")
+
+
 WORKLOAD = Workload(
     name="W3",
     title="one L2 weight for each of 20 features of a logistic regression, T steps, float64; `apart` is the error",
@@ -121,7 +127,7 @@ WORKLOAD = Workload(
         Side("jaxopt, implicit", jaxopt, "jaxopt"),
     ),
     arrays=arrays,
-    floor=None,
+    floor=floor,
     tolerance=lambda values: 1e-9 if values["T"] >= CONVERGED else 1.0,
     threads=1,
     exact=exact,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import problems
 from benchmarks.own import own
 from benchmarks.peers import dense, given, named, numbers_of
-from benchmarks.workload import Arrays, Side, Values, Work, Workload
+from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations
 
 if TYPE_CHECKING:
     from bilevel.compiling import Asked
 
-COUNT, SHOTS, WIDTHS, WINDOW, SCALE = 8, 10, (1, 40, 40, 1), 20, 0.1
+COUNT, SHOTS, WIDTHS, HIDDEN, WINDOW, SCALE = 8, 10, (1, 40, 40, 1), 10, 20, 0.1
 RECIPE = """recipe learned
 use opt = given_lstm(hidden = 10)
 use net = given_net(1, 40, 40, 1)
@@ -34,7 +35,7 @@ schedule { fit : rmd(window = 20) }"""
 
 def arrays(values: Values) -> Arrays:
     """The waves, the start of the network, and the solver."""
-    return {**problems.waves(COUNT, SHOTS), **problems.layers(WIDTHS), **problems.lstm(10)}
+    return {**problems.waves(COUNT, SHOTS), **problems.layers(WIDTHS), **problems.lstm(HIDDEN)}
 
 
 def ours(kernels: Asked, values: Values, data: Arrays) -> Work:
@@ -66,7 +67,7 @@ def plain(values: Values, data: Arrays) -> Work:
 
     def fit(x: Any, y: Any) -> Any:
         at = {name: value.clone().requires_grad_() for name, value in start.items()}
-        hidden = memory = torch.zeros(sum(value.numel() for value in at.values()), 10)
+        hidden = memory = torch.zeros(sum(value.numel() for value in at.values()), HIDDEN)
         for step in range(values["T"]):
             kept = step >= values["T"] - WINDOW
             gradient = torch.autograd.grad(loss(at, x, y), list(at.values()), create_graph=kept)
@@ -89,6 +90,15 @@ def plain(values: Values, data: Arrays) -> Work:
     return Work(run, numbers_of)
 
 
+def floor(values: Values) -> Floor:
+    """Forward T steps; the last ones back as two of each. Products of the cell, of its linear layer and of the network."""
+    parameters = sum(a * b + b for a, b in pairwise(WIDTHS))
+    cell = 2 * parameters * (4 * HIDDEN * (2 + HIDDEN) + HIDDEN)
+    step = COUNT * (cell + step_operations(WIDTHS, SHOTS))
+    window = min(WINDOW, values["T"])
+    return Floor(1.0 * step * (values["T"] + 2 * window), text="T steps forward, and two more for each of the window")
+
+
 WORKLOAD = Workload(
     name="W6",
     title="learned solver: coordinate LSTM, 8 tasks, network 1-40-40-1, T steps, derivatives through the last 20",
@@ -101,7 +111,7 @@ WORKLOAD = Workload(
         Side("plain PyTorch", plain, "torch"),
     ),
     arrays=arrays,
-    floor=None,
+    floor=floor,
     tolerance=1e-3,
     threads=1,
 )

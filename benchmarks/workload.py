@@ -38,6 +38,8 @@ class Side:
     needs: str = ""
     known: str = ""
     """why it is known to compute something else: then it is not timed, and that is no failure of a run"""
+    only: str = ""
+    """the one kind of device on which it runs, where it would take minutes on others"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Workload:
     """the hypergradient that all are compared with, in place of that of the first side"""
     threads: int = 0
     """threads of torch, 0 for as many as there are cores"""
+    devices: tuple[str, ...] = ("cpu",)
+    """what it can run on"""
     memory: bool = False
     """whether extra peak memory is measured; below some megabytes the figure is noise"""
 
