@@ -39,7 +39,7 @@ peers: $(READY)  ## what the benchmarks compare with
 	@$(PIP) --editable '.[peers]'
 
 # On a machine that does nothing else. One workload: .venv/bin/python -m benchmarks W0
-bench: $(READY)  ## times and memory beside other libraries: benchmarks/BENCHMARKS.md (15 minutes; first `make peers`)
+bench: $(READY)  ## times and memory beside other libraries: BENCHMARKS.md (15 minutes; first `make peers`)
 	@$(BIN)/python -m benchmarks
 
 format: $(READY)  ## one layout, and the lint that can repair itself

@@ -23,9 +23,17 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "absent": [name for name in PACKAGES if not _version(name)],
+        **_accelerator(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "load": load(),
     }
+
+
+def _accelerator() -> dict[str, str]:
+    """The name of the GPU, where there is one."""
+    import torch
+
+    return {"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def load() -> float:
@@ -33,18 +41,23 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def rates(threads: int = 0) -> dict[str, float]:
-    """Operations a second of `torch.mm` on 1024 x 1024 float32, bytes a second read and written by a copy of 256 MB."""
+def rates(threads: int = 0, device: str = "cpu") -> dict[str, float]:
+    """Operations a second of `torch.mm` on float32, bytes a second read and written by a copy of 256 MB.
+
+    The matrices are 1024 x 1024, on a GPU 8192 x 8192.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
-    left, right = torch.rand(2, 1024, 1024).unbind()
-    source, target = torch.rand(64_000_000), torch.empty(64_000_000)
-    multiply = _fastest(lambda: torch.mm(left, right))
-    copy = _fastest(lambda: target.copy_(source))
+    size = 1024 if device == "cpu" else 8192
+    left, right = torch.rand(2, size, size, device=device).unbind()
+    source, target = torch.rand(64_000_000, device=device), torch.empty(64_000_000, device=device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    multiply = _fastest(lambda: (torch.mm(left, right), wait()))
+    copy = _fastest(lambda: (target.copy_(source), wait()))
     torch.set_num_threads(before)
-    return {"operations": 2 * 1024**3 / multiply, "bytes": 2 * 4 * 64_000_000 / copy}
+    return {"operations": 2 * size**3 / multiply, "bytes": 2 * 4 * 64_000_000 / copy}
 
 
 def _fastest(work: Callable[[], object]) -> float:

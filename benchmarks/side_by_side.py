@@ -21,14 +21,20 @@ from benchmarks.workload import Side, Values, Workload
 class Worker:
     """The process of one side; `state` is what it said when it was ready."""
 
-    def __init__(self, workload: Workload, side: Side, values: Values) -> None:
-        command = [sys.executable, "-m", "benchmarks.worker", workload.name, side.name, json.dumps(dict(values))]
+    def __init__(self, workload: Workload, side: Side, values: Values, device: str) -> None:
+        what = [workload.name, side.name, json.dumps(dict(values)), device]
+        command = [sys.executable, "-m", "benchmarks.worker", *what]
         self.side = side
         self.noise = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - as long as the process lives
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, text=True, env=_environment()
         )
-        self.state = self._answer()
+        self.state: dict[str, Any] = {}
+
+    def wait(self) -> None:
+        """Until it is ready, or has failed."""
+        if not self.state:
+            self.state = self._answer()
 
     @property
     def ready(self) -> bool:
@@ -74,11 +80,13 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def measure(workload: Workload, short: bool, rounds: int, seconds: float, skip: Sequence[str] = ()) -> dict[str, Any]:
+def measure(
+    workload: Workload, short: bool, rounds: int, seconds: float, skip: Sequence[str] = (), device: str = "cpu"
+) -> dict[str, Any]:
     """Every case of a workload: what is missing, how far the sides are apart, times, memory, and the floor."""
-    speed = rates(workload.threads)
+    speed = rates(workload.threads, device)
     chosen = workload.short if short else workload.cases
-    cases = [_case(workload, values, rounds, seconds, skip) for values in chosen]
+    cases = [_case(workload, values, rounds, seconds, skip, device) for values in chosen]
     for found, values in zip(cases, chosen, strict=True):
         if workload.floor is not None:
             least = workload.floor(values)
@@ -87,15 +95,22 @@ def measure(workload: Workload, short: bool, rounds: int, seconds: float, skip: 
     return {"title": workload.title, "threads": workload.threads, "rates": speed, "cases": cases}
 
 
-def _case(workload: Workload, values: Values, rounds: int, seconds: float, skip: Sequence[str]) -> dict[str, Any]:
-    """One case; the sides start one after the other and then take turns."""
+def _case(
+    workload: Workload, values: Values, rounds: int, seconds: float, skip: Sequence[str], device: str
+) -> dict[str, Any]:
+    """One case; the sides start, two at a time, and then take turns."""
     before = load()
-    workers = []
-    left_out = [side for side in workload.sides if any(text in side.name for text in skip)]
-    for side in (side for side in workload.sides if side not in left_out):
-        _say(f"{workload.name} {_title(values)}: starting {side.name}")
-        workers.append(Worker(workload, side, values))
+    workers: list[Worker] = []
+    here = [side for side in workload.sides if side.only in ("", device)]
+    left_out = [side for side in here if any(text in side.name for text in skip)]
     try:
+        for side in (side for side in here if side not in left_out):
+            _say(f"{workload.name} {_title(values)}: starting {side.name}")
+            workers.append(Worker(workload, side, values, device))
+            for worker in workers[:-1]:
+                worker.wait()
+        for worker in workers:
+            worker.wait()
         known = workload.exact(values, workload.arrays(values)) if workload.exact is not None else []
         apart = _apart([worker for worker in workers if worker.ready], known)
         limit = workload.tolerance(values) if callable(workload.tolerance) else workload.tolerance
@@ -105,6 +120,7 @@ def _case(workload: Workload, values: Values, rounds: int, seconds: float, skip:
             for worker, row in timed:
                 row["bytes"] = worker.ask("memory").get("bytes")
         _take_turns(workload, values, timed, rounds, seconds)
+        _profile(timed)
     finally:
         for worker in workers:
             worker.close()
@@ -126,6 +142,14 @@ def _take_turns(
     for _, row in timed:
         if row["seconds"]:
             row.update(summary(row.pop("seconds")))
+
+
+def _profile(timed: Sequence[tuple[Worker, dict[str, Any]]]) -> None:
+    """Adds to our fastest row what its time went to."""
+    own = [(worker, row) for worker, row in timed if row["ours"] and worker.ready and "median" in row]
+    if own:
+        worker, row = min(own, key=lambda pair: float(pair[1]["median"]))
+        row |= worker.ask("profile") if worker.ready else {}
 
 
 def summary(times: Sequence[float]) -> dict[str, Any]:

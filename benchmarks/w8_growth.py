@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import parts
 from benchmarks.memory_growth import measure as measure_memory
+from benchmarks.targets import growth_verdicts
 
 TASKS = """recipe tasks
 use net = given_net(1, 40, 40, 1)
@@ -127,3 +128,4 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"\nOuter steps 3 to 12: {late['early'] * 1e3:.3g} ms; the ten before step {late['step']:.0f}: "
         f"{late['late'] * 1e3:.3g} ms, {late['late'] / late['early']:.2f} times as long."
     )
+    yield from growth_verdicts(found, exponent)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.targets import first_use_verdicts
+
 VERB = """import sys
 from bilevel.command import main
 try:
@@ -89,3 +91,4 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for kind, row in found["steps"].items():
         cells = (f"{row['imported']:.1f} s", f"{row['compiled']:.1f} s", f"{row['first']:.1f} s")
         yield f"| {kind} | {' | '.join(cells)} | {row['second'] * 1e3:.3g} ms |"
+    yield from first_use_verdicts(found)

@@ -1,8 +1,8 @@
 """One side of one case in a process of its own: makes it once, then computes, times or measures it when told to.
 
-    python -m benchmarks.worker W0 "JAX jit(grad(scan))" '{"T": 5}'
+    python -m benchmarks.worker W0 "JAX jit(grad(scan))" '{"T": 5}' cpu
 
-Commands and answers are lines: `gradient FILE`, `time SECONDS`, `memory`; each answer is one JSON object on stdout.
+Commands and answers are lines: `gradient FILE`, `time SECONDS`, `memory`, `profile`; each answer is one JSON object on stdout.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmarks.workload import Work
 
 def main() -> None:
     """Answer until the input ends; what libraries print goes to stderr."""
-    name, wanted, values = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    name, wanted, values, device = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     chosen = workload(name)
@@ -36,34 +37,54 @@ def main() -> None:
         print(json.dumps({"missing": f"{side.needs} is not installed"}), file=answers)
         return
     try:
-        _threads(chosen.threads)
+        _prepare(chosen.threads, device)
         began = time.perf_counter()
-        work = side.make(values, chosen.arrays(values))
+        work = waiting(side.make(values, chosen.arrays(values)), device)
         found = work.run()
         print(json.dumps({"before": {"ready": time.perf_counter() - began, **(work.before or {})}}), file=answers)
         for line in sys.stdin:
             command, _, argument = line.strip().partition(" ")
-            print(json.dumps(_answer(work, found, command, argument)), file=answers)
+            print(json.dumps(_answer(work, found, command, argument, device)), file=answers)
     except Exception as error:  # noqa: BLE001 - a side that fails is a result, and the others go on
         traceback.print_exc()
         print(json.dumps({"failed": f"{type(error).__name__}: {error}".partition("\n")[0]}), file=answers)
 
 
-def _threads(number: int) -> None:
+def _prepare(threads: int, device: str) -> None:
+    """As many threads as wanted; what the sides make goes to the device, our own side names it for itself."""
     import torch
 
-    if number:
-        torch.set_num_threads(number)
+    if threads:
+        torch.set_num_threads(threads)
+    if device != "cpu":
+        torch.set_default_device(device)
 
 
-def _answer(work: Work, found: Any, command: str, argument: str) -> dict[str, Any]:
+def waiting(work: Work, device: str) -> Work:
+    """The same work, done when a GPU has done it."""
+    import torch
+
+    if device == "cpu":
+        return work
+
+    def run() -> Any:
+        found = work.run()
+        torch.cuda.synchronize()
+        return found
+
+    return replace(work, run=run)
+
+
+def _answer(work: Work, found: Any, command: str, argument: str, device: str) -> dict[str, Any]:
     if command == "gradient":
         np.savez(Path(argument), *work.numbers(found))
         return {}
     if command == "time":
         return {"seconds": _times(work, float(argument))}
     if command == "memory":
-        return {"bytes": extra_peak(work)}
+        return {"bytes": extra_peak(work) if device == "cpu" else extra_peak_on_gpu(work)}
+    if command == "profile":
+        return {"spent": spent(work)} if device == "cpu" else {}
     raise ValueError(command)
 
 
@@ -97,6 +118,45 @@ def extra_peak(work: Work) -> int | None:
     work.run()
     planned = work.allocated() if work.allocated is not None else 0
     return max(_status("VmHWM") - before, planned)
+
+
+def extra_peak_on_gpu(work: Work) -> int | None:
+    """The same for tensors of torch on a GPU, or what the compiler of another library planned."""
+    import torch
+
+    if work.allocated is not None:
+        return work.allocated()
+    work.run()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work.run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def spent(work: Work) -> dict[str, float]:
+    """Seconds of one hypergradient by what they went to, as torch's profiler on the processor saw them.
+
+    What is no operator of torch is Python between them, and kernels that Inductor fused.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    work.run()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        began = time.perf_counter()
+        work.run()
+        whole = time.perf_counter() - began
+    found = dict.fromkeys(("products", "convolutions", "other operators"), 0.0)
+    for row in profiler.key_averages():
+        name = row.key.removeprefix("aten::")
+        if row.key.startswith(("aten::", "mkldnn", "mkl")):
+            found[_kind(name)] += row.self_cpu_time_total * 1e-6
+    return {**found, "Python and fused kernels": max(0.0, whole - sum(found.values())), "whole": whole}
+
+
+def _kind(operator: str) -> str:
+    if operator in {"mm", "bmm", "addmm", "baddbmm", "addbmm", "matmul", "linear", "_mkl_linear", "mkl_linear"}:
+        return "products"
+    return "convolutions" if "conv" in operator else "other operators"
 
 
 def _status(name: str) -> int:
