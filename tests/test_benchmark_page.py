@@ -1,0 +1,77 @@
+"""The page of the benchmarks: targets find the sides that they name, and misses are shown as such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.catalogue import MODULES, workload
+from benchmarks.report import CUDA, markdown, plot
+from benchmarks.targets import TARGETS, verdicts
+
+
+def _case(name: str, own: float, others: float) -> dict[str, Any]:
+    """A case in which all our sides took so long, and all others so long."""
+    sides = [
+        {
+            "side": side.name,
+            "ours": not side.needs,
+            "median": others if side.needs else own,
+            "quartiles": [1.0, 2.0],
+            "runs": 3,
+            "bytes": 1e6 * (others if side.needs else own),
+            "apart": 0.0,
+            "before": {"ready": 1.0},
+        }
+        for side in workload(name.removesuffix(CUDA)).sides
+    ]
+    floor = {"seconds": own, "operations": 1.0, "bytes": 0.0, "of": "work"}
+    return {"values": {"T": 100}, "load": [0.0, 0.0], "sides": sides, "floor": floor}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_is_met_far_ahead_of_the_others_and_names_sides_that_exist(name: str) -> None:
+    lines = list(verdicts(name, _case(name, 1.0, 100.0)))[2:]
+    assert len(lines) == len(TARGETS[name])
+    assert all(line.endswith("| met |") for line in lines)
+
+
+@pytest.mark.parametrize("name", [n for n in TARGETS if n != "W3"])
+def test_a_ratio_below_its_target_is_a_miss(name: str) -> None:
+    assert any("**missed**" in line for line in verdicts(name, _case(name, 1.0, 0.5)))
+
+
+def test_a_mode_that_is_off_is_a_miss() -> None:
+    case = _case("W3", 1.0, 100.0)
+    case["sides"][0]["apart"] = 1e-6
+    assert any("**missed**" in line for line in verdicts("W3", case))
+
+
+def test_the_page_has_table_floor_and_plot_of_every_workload(tmp_path: Path) -> None:
+    machine = {
+        "date": "today",
+        "processor": "p",
+        "cores": 2,
+        "system": "s",
+        "load": 2.0,
+        "versions": {},
+        "absent": ["jax"],
+    }
+    found = {n: {"title": f"about {n}", "cases": [_case(n, 1.0, 100.0)]} for n in MODULES}
+    page = markdown({n: {"machine": machine, "minutes": 1.0, "found": f} for n, f in found.items()}, "plots")
+    assert page.count("\n## ") == page.count("![") == page.count("gap 1.0") == len(MODULES)
+    assert page.count("not to be quoted") == len(MODULES)
+    plot(found["W2"], tmp_path / "W2.png")
+    assert (tmp_path / "W2.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(["W99"], "no workload W99"), (["W2", "--device", "cuda"], "processor only")]
+)
+def test_what_cannot_be_measured_is_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(given)
+    assert said in capsys.readouterr().err
