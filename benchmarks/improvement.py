@@ -1,7 +1,8 @@
 """How much better a report is at the end of a run than at step 0, in standard errors.
 
 A report that is a mean over drawn copies has its standard error from those copies, at both ends (`bilevel.spread`);
-any other is compared over runs with several seeds. The draws of reports are the same at both ends, so that the
+any other is compared over runs with several seeds, and over parts of its samples (`folds.py`) where a recipe draws
+nothing, so that all runs are alike. The draws of reports are the same at both ends, so that the
 standard error over copies, which takes them for independent, is on the careful side.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from benchmarks.folds import fold_gains
 from bilevel import ir
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.program import Program
@@ -85,7 +87,7 @@ def improvement(program: Program, runs: Sequence[Run]) -> Improvement:
     estimator = Estimator(program)
     if report.name in estimator.counts:
         return _over_copies(estimator, runs[0], report.name, sign)
-    return _over_seeds(runs, report.name, sign)
+    return _over_seeds(runs, report, sign)
 
 
 def _over_copies(estimator: Estimator, run: Run, name: str, sign: float) -> Improvement:
@@ -99,10 +101,13 @@ def _over_copies(estimator: Estimator, run: Run, name: str, sign: float) -> Impr
     return Improvement(name, first.mean, last.mean, gain / error if error else math.inf * gain, f"{last.count} copies")
 
 
-def _over_seeds(runs: Sequence[Run], name: str, sign: float) -> Improvement:
-    ends = [(run.reports[name][0][1], run.reports[name][-1][1]) for run in runs]
-    gains = [sign * (last - first) for first, last in ends]
+def _over_seeds(runs: Sequence[Run], report: ir.Report, sign: float) -> Improvement:
+    ends = [(run.reports[report.name][0][1], run.reports[report.name][-1][1]) for run in runs]
+    gains, over = [last - first for first, last in ends], f"{len(runs)} seeds"
+    parts = fold_gains(runs[0], report) if len(set(ends)) == 1 else None
+    if parts is not None:
+        gains, over = parts, f"{len(parts)} parts of its samples"
     error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
     first, last = (fmean(values) for values in zip(*ends, strict=True))
-    gain = fmean(gains)
-    return Improvement(name, first, last, gain / error if error else math.inf * gain, f"{len(runs)} seeds")
+    gain = sign * fmean(gains)
+    return Improvement(report.name, first, last, gain / error if error else math.inf * gain, over)

@@ -58,9 +58,16 @@ def _counts(program: ir.Program) -> Iterator[tuple[str, int]]:
             if not isinstance(report.value, ir.Reduced) or report.value.kind != "mean" or len(report.indices) != 1:
                 continue
             source = report.indices[0].source
-            count = source.count if isinstance(source, ir.Sample) else None
-            if isinstance(count, ir.Constant) and isinstance(count.value, int) and count.value > 1:
-                yield report.name, count.value
+            count = _whole(program, source.count) if isinstance(source, ir.Sample) else None
+            if count is not None and count > 1:
+                yield report.name, count
+
+
+def _whole(program: ir.Program, count: ir.Expr | None) -> int | None:
+    """A number of draws that is written, or that a param gives."""
+    given = {param.name: param.value for param in program.params}
+    value = count.value if isinstance(count, ir.Constant) else given.get(getattr(count, "name", ""))
+    return value if isinstance(value, int) else None
 
 
 def _with_twins(recipe: nodes.Recipe, names: dict[str, int]) -> nodes.Recipe:
