@@ -83,7 +83,7 @@ def analysis_json(found: Analysis) -> dict[str, object]:
     """Plain data, versioned; seconds of one step and bytes."""
     return {
         "bilevel_analysis": VERSION,
-        "steps": dict(found.steps),
+        "steps_run": dict(found.steps),
         "measured": [row_json(row) for row in found.rows],
         "calibrations": {
             name: {**one.to_json(), "hash": one.identity}

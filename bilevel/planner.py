@@ -37,14 +37,16 @@ from bilevel.modes import (
 )
 from bilevel.modes.base import Unroll
 from bilevel.modes.closed_form import degree_of
-from bilevel.modes.options import auto_leap, checkpoint, implicit_mode, leap_mode, strategies_mode, whole, word
+from bilevel.modes.options import auto_leap, named_mode, word
 from bilevel.plan import Candidate, Choice, Numbers, Plan
 from bilevel.refusals import (
     beside_windows,
     does_not_fit,
     inside_next,
+    leap_not_allowed,
     no_effect,
     nothing_fits,
+    outermost_line,
     refused,
     searched_inside,
     too_deep,
@@ -128,7 +130,9 @@ def _planned(
 ) -> Plan:
     """The plan with copies as the schedule says."""
     facts = derive_facts(program, derivatives)
-    problems = [*unsupported(program, facts), *chunk_problems(program)]
+    outermost = {level.name for level in program.levels}
+    aside = [outermost_line(entry) for entry in program.schedule if entry.target in outermost]
+    problems = [*unsupported(program, facts), *chunk_problems(program), *aside]
     if problems:
         raise RecipeError(problems)
     inner = [level for level in program.walk_levels() if level.parent]
@@ -259,10 +263,12 @@ def _asked(program: ir.Program, level: ir.Level, allow: Class) -> Asked:
     if entry is None:
         return Asked(None, None, allow)
     if entry.mode != "auto":
-        return Asked(entry, _named(entry), allow)
+        return Asked(entry, named_mode(entry), allow)
     values = {a.name or "": a.value for a in entry.options}
-    own = word(values, "allow", RANKS)
-    return Asked(entry, None, _wider(allow, own), auto_leap(entry))
+    wider, leap = _wider(allow, word(values, "allow", RANKS)), auto_leap(entry)
+    if leap is not None and wider != "surrogate":
+        raise leap_not_allowed(entry)
+    return Asked(entry, None, wider, leap)
 
 
 def _wider(one: Class, other: str | None) -> Class:
@@ -312,6 +318,8 @@ def choose(
     leap is one of them only where it is written beside `auto`. `decided`: the mode that rules 5 and 6 gave before.
     """
     asked = _asked(program, level, allow)
+    if asked.entry is not None and asked.pinned is None and not facts.targets:
+        raise no_effect(level, asked.entry)
     chosen = asked.pinned or _widened(asked, level, facts, _default(level, facts, asked))
     if asked.pinned is not None and asked.entry is not None and not facts.targets:
         if not isinstance(chosen, Forward | Leap | Evolve | ClosedForm):
@@ -461,32 +469,6 @@ def _changes(candidates: tuple[Candidate, ...], limit: Limit | None) -> Iterator
     if best.cost.growth and best.cost.peak is not None and best.cost.growth > 0:
         more = int((limit.memory - best.cost.peak) / best.cost.growth)
         yield f"more than {more:,} more steps  (then {best.title} does not fit)"
-
-
-def _named(entry: ir.Entry) -> Mode:
-    """The mode that a line of the schedule names, with its options."""
-    if entry.mode == "none":
-        return Forward()
-    if entry.mode == "fmd":
-        return ForwardMode()
-    if entry.mode == "evolve":
-        return Evolve()
-    if entry.mode == "closed_form":
-        return ClosedForm()
-    if entry.mode == "ift":
-        return implicit_mode(entry)
-    if entry.mode == "es":
-        return strategies_mode(entry)
-    if entry.mode == "leap":
-        return leap_mode(entry)
-    values = {a.name or "": a.value for a in entry.options}
-    return Reverse(
-        order=1 if whole(values, "order", (1, 2)) == 1 else 2,
-        window=whole(values, "window"),
-        checkpoint=checkpoint(values),
-        update=word(values, "update", ("each",)) == "each",
-        store="residuals" if word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
-    )
 
 
 def _replaced(program: ir.Program) -> dict[Span, str]:

@@ -261,6 +261,21 @@ def no_effect(level: ir.Level, entry: ir.Entry) -> RecipeError:
     return RecipeError([Diagnostic("B508", message, entry.span, why=why, fix="remove the line")])
 
 
+def outermost_line(entry: ir.Entry) -> Diagnostic:
+    """B508: a mode for a level that no level is around."""
+    why = f"`{entry.target}` is an outermost level: its own solver follows its hypergradient, and nobody differentiates it"
+    message = f"nothing differentiates `{entry.target}`, so this line has no effect"
+    return Diagnostic("B508", message, entry.span, why=why, fix="remove the line, or name a level inside")
+
+
+def leap_not_allowed(entry: ir.Entry) -> RecipeError:
+    """B508: a leap for the planner to weigh, of a class that it may not take."""
+    message = f"the leap beside `auto` of `{entry.target}` is never weighed, so it has no effect"
+    why = "a leap is a surrogate, and only exact or biased modes are allowed"
+    fix = f"{entry.target} : auto(allow = surrogate, leap = ...)"
+    return RecipeError([Diagnostic("B508", message, entry.span, why=why, fix=fix)])
+
+
 def too_deep(level: ir.Level, around: list[ir.Level]) -> RecipeError:
     """B511: implicit differentiation under two differentiated levels."""
     names = " and ".join(f"`{a.name}`" for a in around)

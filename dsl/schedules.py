@@ -47,6 +47,8 @@ def _entry(checker: Checker, node: nodes.Entry) -> ir.Entry:
     arguments = () if isinstance(node.mode, nodes.Name) else node.mode.arguments
     if mode not in MODES:
         checker.report(_no_mode(node, mode))
+    elif node.name in (levels if mode in COPYING else indices):
+        checker.report(_other_kind(node, mode, node.name in levels))
     else:
         _check_options(checker, node.name, mode, arguments)
     return ir.Entry(node.name, mode, arguments, node.mode.span, _checked(checker, node.name, arguments))
@@ -100,6 +102,22 @@ def _no_level(node: nodes.Entry, levels: list[str], indices: list[str]) -> Diagn
         fix=f"{guess} : {mode}" if guess else "remove the line",
         note=f"levels of this recipe: {', '.join(levels)}",
         edit=Edit(span, guess) if guess else None,
+    )
+
+
+COPYING = ("vmap", "loop")
+"""how copies of an index are computed; all other modes are for levels"""
+
+
+def _other_kind(node: nodes.Entry, mode: str, is_level: bool) -> Diagnostic:
+    """B506 for a level where an index is meant, or the other way round."""
+    wanted = [m for m in MODES if m not in COPYING] if is_level else COPYING
+    what = "says how copies of an index are computed" if is_level else "says how a level is differentiated"
+    return Diagnostic(
+        "B506",
+        f"`{mode}` {what}, and `{node.name}` is {'a level' if is_level else 'an index'}",
+        node.mode.span,
+        note=f"for {'a level' if is_level else 'an index'}: {', '.join(wanted)}",
     )
 
 

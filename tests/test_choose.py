@@ -453,6 +453,24 @@ def test_why_pin_and_diff(command: Command, tiny: Path) -> None:
     assert "B110" in command("plan", "maml_sine", *limit, "--pin").err
 
 
+def test_an_option_that_would_be_ignored_is_wrong_usage(command: Command, tiny: Path) -> None:
+    for words in (
+        "--symbolic --limit memory=1kB",
+        "--symbolic --calibration reference",
+        "--symbolic --diff memory=1kB",
+        "--stage lowered --limit memory=1kB",
+        "--stage parsed --pin",
+        "--stage typed --diff maml_sine",
+        "--why adapt rmd --diff maml_sine",
+        "--why adapt rmd --format html",
+        "--json --stage parsed",
+    ):
+        said = command("plan", "tiny.bl", *words.split())
+        assert said.code == 2 and ("--json" in words or said.out == ""), words
+    assert "builds no part" in command("plan", "tiny.bl", "--symbolic", "--limit", "memory=1kB").err
+    assert command("plan", "tiny.bl", "--symbolic", "--stage", "scheduled", "--diff", "maml_sine").code == 0
+
+
 def test_pin_replaces_auto(command: Command, tiny: Path) -> None:
     tiny.write_text(tiny.read_text("utf-8") + "schedule { adapt : auto(allow = biased)  # ours\n}\n", "utf-8")
     command("plan", "tiny.bl", "--limit", "memory=1GB", "--pin")

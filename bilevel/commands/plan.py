@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bilevel import pipeline
+from bilevel.commands.arguments import Usage
 from bilevel.commands.console import Console
 from bilevel.commands.recipes import add_limits, add_modules, add_recipe, add_schedule, manifests, open_recipe
 from bilevel.recipe import Recipe
@@ -33,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         choices=("here", "reference"),
-        default="here",
-        help="whose speed times are predicted for: this machine's, where it was measured, or the reference",
+        help="whose speed times are predicted for: this machine's, where it was measured (here), or the reference",
     )
     parser.add_argument(
         "--format", choices=FORMATS, default="text", help="html is one page that needs nothing else; > plan.html"
@@ -53,6 +53,7 @@ class Made:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the plan, the stage that was asked for, or one answer about it."""
+    _check(arguments, console)
     if arguments.stage in ("parsed", "typed"):
         console.result(_early_stage(arguments))
         return 0
@@ -75,6 +76,28 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if not (console.json or arguments.format == "json"):
         console.next(f"bilevel run {' '.join([arguments.file, *arguments.settings])}", "to compute it")
     return 0
+
+
+def _check(arguments: argparse.Namespace, console: Console) -> None:
+    """Refuse what would be ignored: one answer is printed, and without parts there are no sizes."""
+    answers = {"--stage": arguments.stage, "--why": arguments.why, "--diff": arguments.diff}
+    given = [name for name, value in answers.items() if value]
+    if arguments.json or console.json or arguments.format != "text":
+        given.append("--json" if arguments.format == "text" else f"--format {arguments.format}")
+    if len(given) > 1 and given != ["--stage", "--diff"]:
+        raise Usage(f"{given[0]} and {given[1]} ask for two answers: give one of them")
+    early = arguments.stage in ("parsed", "typed")
+    if early and (arguments.pin or arguments.diff):
+        raise Usage(
+            f"--stage {arguments.stage} stands before the plan: there is nothing to {'pin' if arguments.pin else 'compare'}"
+        )
+    if not (arguments.symbolic or early or arguments.stage == "lowered"):
+        return
+    whose = "--symbolic" if arguments.symbolic else f"--stage {arguments.stage}"
+    sized = ["--limit"] * bool(arguments.limits) + ["--calibration"] * (arguments.calibration is not None)
+    sized += ["--diff memory=..."] * bool(arguments.diff and arguments.diff.startswith("memory="))
+    if sized:
+        raise Usage(f"{whose} builds no part, so there are no sizes for {sized[0]} to decide about")
 
 
 def _planned(arguments: argparse.Namespace, file: str, limits: list[str]) -> Made:

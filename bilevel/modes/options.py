@@ -9,9 +9,15 @@ from bilevel import ir
 from bilevel.dsl import nodes
 from bilevel.dsl.nearest import nearest
 from bilevel.errors import Diagnostic, RecipeError
+from bilevel.modes.base import Mode
+from bilevel.modes.closed_form import ClosedForm
 from bilevel.modes.es import Strategies
+from bilevel.modes.evolve import Evolve
+from bilevel.modes.fmd import ForwardMode
+from bilevel.modes.forward import Forward
 from bilevel.modes.ift import ImplicitMode, Linear, Method
 from bilevel.modes.leap import Choice, Leap
+from bilevel.modes.rmd import Reverse
 
 LINEAR: dict[Method, tuple[str, ...]] = {
     "cg": ("tol", "steps", "damping"),
@@ -209,3 +215,29 @@ def word(values: dict[str, nodes.Expr], name: str, allowed: tuple[str, ...]) -> 
         numbers = "a whole number, " if name == "checkpoint" else ""
         raise RecipeError([Diagnostic("B506", f"`{name}` is {numbers}{' or '.join(allowed)}", value.span)])
     return value.identifier
+
+
+def named_mode(entry: ir.Entry) -> Mode:
+    """The mode that a line of the schedule names, with its options."""
+    if entry.mode == "none":
+        return Forward()
+    if entry.mode == "fmd":
+        return ForwardMode()
+    if entry.mode == "evolve":
+        return Evolve()
+    if entry.mode == "closed_form":
+        return ClosedForm()
+    if entry.mode == "ift":
+        return implicit_mode(entry)
+    if entry.mode == "es":
+        return strategies_mode(entry)
+    if entry.mode == "leap":
+        return leap_mode(entry)
+    values = {a.name or "": a.value for a in entry.options}
+    return Reverse(
+        order=1 if whole(values, "order", (1, 2)) == 1 else 2,
+        window=whole(values, "window"),
+        checkpoint=checkpoint(values),
+        update=word(values, "update", ("each",)) == "each",
+        store="residuals" if word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
+    )

@@ -5,9 +5,11 @@ Reading the document back, and not the plan, holds it to its promise: what a vie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from bilevel.costs import pretty
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,13 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A mode that was considered; work and memory are empty in a symbolic plan."""
+    """A mode that was considered; `work` and `memory` are (number, formula), without numbers in a symbolic plan."""
 
     mode: str
     exactness: str
     chosen: bool
-    work: str
-    memory: str
+    work: tuple[str, str]
+    memory: tuple[str, str]
     seconds: str
     remark: str
 
@@ -85,6 +87,17 @@ class Hypergradient:
     chosen: str
     exactness: str
     candidates: tuple[Candidate, ...]
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A fact of a level: what is known, where from, and its line."""
+
+    level: str
+    text: str
+    origin: str
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,9 @@ class Document:
     hypergradients: tuple[Hypergradient, ...]
     sources: Mapping[str, str]
     measured: tuple[Mapping[str, str], ...] = ()
+    facts: tuple[Known, ...] = ()
+    totals: tuple[str, ...] = ()
+    """limit, time of a step, and the calibration that the times rest on"""
 
     def level(self, name: str) -> Level:
         """The level of that name."""
@@ -121,7 +137,36 @@ def read(content: Mapping[str, Any]) -> Document:
         tuple(_hypergradient(h) for h in content["hypergradients"]),
         content["sources"],
         tuple(map(_measured, content.get("measured", ()))),
+        tuple(_facts(content)),
+        tuple(_totals(content)),
     )
+
+
+def _facts(content: Mapping[str, Any]) -> Iterator[Known]:
+    """Sizes and costs first, then what a level is made of."""
+    for row in content["levels"]:
+        name = row["name"]
+        for fact in content.get("facts", {}).get(name, ()):
+            number = f"{fact['value']:,.0f}" if not fact["unit"] else si(fact["value"], fact["unit"])
+            of = f" ({', '.join(fact['of'])})" if fact["of"] else ""
+            yield Known(name, f"{fact['symbol']} = {number}: {fact['meaning']}{of}", fact["origin"], _place(fact["at"]))
+        for one in content.get("properties", {}).get(name, ()):
+            head = {"smooth": "objective ", "degree": "objective ", "symmetric": "gradient: "}.get(one["what"], "")
+            yield Known(name, f"{head}{one['text']}", one["origin"], _place(one["at"]))
+
+
+def _totals(content: Mapping[str, Any]) -> Iterator[str]:
+    if "limits" not in content:
+        return
+    memory = content["limits"]["memory"]
+    if memory is not None:
+        whose = "" if content["limits"]["asked"] else ", what is free here"
+        yield f"limit {si(memory, 'B')} of memory{whose}; classes up to {content['allow']}"
+    for name, cost in content["steps"].items():
+        if cost.get("seconds") is not None:
+            peak = si(cost["counted"]["peak"], "B")
+            yield f"one step of {name} about {si(cost['seconds'], 's')}, peak {peak}"
+    yield f"times by the calibration {content['calibration']['name']} ({content['calibration']['hash']})"
 
 
 def _levels(rows: list[dict[str, Any]]) -> list[Level]:
@@ -152,7 +197,7 @@ def _place(at: str) -> Place:
 
 def _hypergradient(row: dict[str, Any]) -> Hypergradient:
     candidates = tuple(_candidate(one) for one in row["candidates"])
-    return Hypergradient(row["level"], row["chosen"], row["class"], candidates)
+    return Hypergradient(row["level"], row["chosen"], row["class"], candidates, tuple(row.get("would_change", ())))
 
 
 def _candidate(row: dict[str, Any]) -> Candidate:
@@ -188,11 +233,10 @@ def _or_dash(number: float | None, unit: str) -> str:
     return "-" if number is None else si(float(number), unit)
 
 
-def _amount(row: Mapping[str, Any], unit: str) -> str:
-    """Formula and value of a cost."""
+def _amount(row: Mapping[str, Any], unit: str) -> tuple[str, str]:
+    """Value and formula of a cost."""
     number = row.get("value")
-    words = [str(row.get("expr", "")), "" if number is None else si(float(number), unit)]
-    return "  ".join(word for word in words if word)
+    return "" if number is None else si(float(number), unit), pretty(str(row.get("expr", "")))
 
 
 def _remark(row: Mapping[str, Any]) -> str:

@@ -39,7 +39,9 @@ def page(plan: Document) -> str:
             *_problem(plan),
             *_graph(plan),
             *[line for one in plan.hypergradients for line in _modes(plan, one)],
+            *[f'<p class="legend">{escape(text)}</p>' for text in plan.totals],
             *_measured(plan),
+            *_facts(plan),
             "</section></div></body></html>",
             "",
         ]
@@ -62,14 +64,20 @@ min-width:100%}
 .keyword{font-weight:600}.comment{opacity:.6}
 .line:target,.line:hover{background:color-mix(in srgb,var(--ink) 8%,transparent)}
 .scroll{overflow-x:auto;border:1px solid color-mix(in srgb,var(--ink) 18%,transparent);border-radius:8px}
-.scroll:focus-visible,a:focus-visible{outline:2px solid var(--stroke-0)}
-svg{display:block}
+.scroll:focus-visible,a:focus-visible,pre:focus-visible,.equations:focus-visible{outline:2px solid var(--stroke-0)}
+svg{display:block;max-width:100%;min-width:min(760px,var(--own));height:auto}
 table{border-collapse:collapse;font-size:13px;width:100%}
-th,td{text-align:left;padding:4px 10px 4px 0;vertical-align:top;
+th,td{text-align:left;padding:4px 10px 4px 10px;vertical-align:top;
 border-bottom:1px solid color-mix(in srgb,var(--ink) 14%,transparent)}
-td.mode{font-family:ui-monospace,monospace;white-space:nowrap}
-td:last-child{min-width:17em}tr.chosen{font-weight:600}td.number-cell{white-space:nowrap}
-.equations{font:13px/1.6 ui-monospace,monospace;white-space:pre;overflow-x:auto;margin:0}
+tr:last-child td{border-bottom:0}
+td.mode{min-width:15em}td.mode code{font:inherit;font-family:ui-monospace,monospace}
+tr.chosen{font-weight:600;background:color-mix(in srgb,var(--ink) 6%,transparent)}tr.chosen small{font-weight:400}
+td.number-cell{white-space:nowrap}
+small{display:block;font-size:12px;opacity:.8}
+.facts a{color:inherit}.facts td:first-child{white-space:nowrap}
+.equations{font:13px/1.6 ui-monospace,monospace;white-space:pre-wrap;margin:0;overflow-wrap:anywhere}
+.equations span.one{display:block;padding-left:3em;text-indent:-3em}
+ul{margin:4px 0;padding-left:1.3em;font-size:13px}
 .swatch{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em;border:1px solid}
 .legend{font-size:12px;opacity:.8}
 """
@@ -128,7 +136,7 @@ def _coloured(line: str) -> str:
 def _problem(plan: Document) -> Iterator[str]:
     yield "<h2>The problem</h2>"
     lines = [f"{_swatch(plan, level.name)}{'  ' * level.depth}{escape(level.equation)}" for level in plan.levels]
-    yield f'<p class="equations" tabindex="0">{chr(10).join(lines)}</p>'
+    yield f'<p class="equations">{"".join(f"""<span class="one">{line}</span>""" for line in lines)}</p>'
 
 
 def _swatch(plan: Document, level: str) -> str:
@@ -140,24 +148,49 @@ def _graph(plan: Document) -> Iterator[str]:
     placed = layout(plan)
     size = f'width="{placed.width:g}" height="{placed.height:g}" viewBox="0 0 {placed.width:g} {placed.height:g}"'
     yield "<h2>One step</h2>"
-    yield f'<div class="scroll" tabindex="0"><svg xmlns="{SPACE}" {size} role="group" aria-label="the steps of the plan">'
+    own = f'style="--own:{placed.width:g}px"'
+    yield f'<div class="scroll" tabindex="0"><svg xmlns="{SPACE}" {size} {own} role="group" aria-label="the steps of the plan">'
     yield from body(plan, placed)
     yield "</svg></div>"
     yield '<p class="legend">solid: values; dotted: derivatives; grey: stopped. A step links to its line.</p>'
 
 
 def _modes(plan: Document, found: Hypergradient) -> Iterator[str]:
+    """The table of modes; what is said of a mode stands below its name, where it is read without scrolling."""
     yield f"<h2>{_swatch(plan, found.level)}How {escape(found.level)} is differentiated</h2>"
-    costs = any(one.work or one.memory for one in found.candidates)
-    heads = ["mode", "class", *(["work", "peak memory", "time"] if costs else []), ""]
+    costs = any(any(one.work) or any(one.memory) for one in found.candidates)
+    heads = ["mode", "class", *(["time", "peak memory", "work"] if costs else [])]
     yield '<div class="scroll" tabindex="0"><table><thead><tr>'
     yield "".join(f'<th scope="col">{head}</th>' for head in heads) + "</tr></thead><tbody>"
     for one in found.candidates:
-        numbers = [one.work, one.memory, one.seconds] if costs else []
-        cells = [f'<td class="mode">{escape(one.mode)}</td>', f"<td>{escape(one.exactness)}</td>"]
-        cells += [f'<td class="number-cell">{escape(text)}</td>' for text in numbers]
+        numbers = [(one.seconds, ""), one.memory, one.work] if costs else []
+        cells = [f'<td class="mode"><code>{escape(one.mode)}</code>{_small(one.remark)}</td>']
+        cells += [f"<td>{escape(one.exactness)}</td>"]
+        cells += [f'<td class="number-cell">{escape(number)}{_small(formula)}</td>' for number, formula in numbers]
         row = '<tr class="chosen">' if one.chosen else "<tr>"
-        yield f"{row}{''.join(cells)}<td>{escape(one.remark)}</td></tr>"
+        yield f"{row}{''.join(cells)}</tr>"
+    yield "</tbody></table></div>"
+    if found.changes:
+        yield f"<p>Would change the choice:</p><ul>{''.join(f'<li>{escape(c)}</li>' for c in found.changes)}</ul>"
+
+
+def _small(text: str) -> str:
+    return f"<small>{escape(text)}</small>" if text else ""
+
+
+def _facts(plan: Document) -> Iterator[str]:
+    """What the plan rests on, each with its origin and a link to its line."""
+    if not plan.facts:
+        return
+    yield '<h2>Facts</h2><div class="scroll" tabindex="0"><table class="facts"><thead><tr>'
+    yield (
+        "".join(f'<th scope="col">{head}</th>' for head in ("level", "fact", "origin", "line")) + "</tr></thead><tbody>"
+    )
+    for one in plan.facts:
+        where = f"{one.place.file.rpartition('/')[2]}:{one.place.line}"
+        link = f'<a href="#{one.place.identity}">{escape(where)}</a>'
+        name = f"{_swatch(plan, one.level)}{escape(one.level)}"
+        yield f"<tr><td>{name}</td><td>{escape(one.text)}</td><td>{escape(one.origin)}</td><td>{link}</td></tr>"
     yield "</tbody></table></div>"
 
 

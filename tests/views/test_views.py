@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,6 +15,7 @@ import pytest
 
 import bilevel
 from bilevel import pipeline
+from bilevel.costs import reference
 from bilevel.plan_json import plan_json
 from bilevel.views import FORMATS, Document, read
 from bilevel.views.colours import DARK, LIGHT
@@ -67,7 +69,9 @@ def test_the_page_is_whole_and_stands_alone(name: str) -> None:
         assert ("a", f"#{node.place.identity}") in [(tag, a.get("href")) for tag, a in tags.found]
         assert f"body:has(#{node.identity}:hover,#{node.identity}:focus) #{node.place.identity}" in text
     for candidate in (one for h in plan.hypergradients for one in h.candidates):
-        assert f'<td class="mode">{candidate.mode}</td>' in text
+        assert f'<td class="mode"><code>{candidate.mode}</code>' in text
+    for fact in plan.facts:
+        assert fact.place.identity in identities and escape(fact.text) in text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +134,7 @@ def test_costs_are_shown_where_a_plan_has_them() -> None:
     one = content["hypergradients"][0]["candidates"][1]
     one |= {"flop": {"expr": "P*(3*T*g + G)", "value": 278.4e9}, "bytes": {"value": 1.78e9}, "seconds": 0.031}
     text = FORMATS["html"](read(content))
-    assert "P*(3*T*g + G)  278 GFLOP" in text and "1.78 GB" in text and "31 ms" in text
+    assert "278 GFLOP<small>P(3Tg + G)</small>" in text and "1.78 GB" in text and "31 ms" in text
     assert "Estimated and measured" not in text
     seconds, held = {"estimate": 0.005, "measured": 0.006, "ratio": 1.2}, {"estimate": None, "measured": 1.93e9}
     row = {"step": "adapt forward", "level": "adapt", "depth": 1, "calls": 7, "seconds": seconds, "bytes": held}
@@ -140,6 +144,14 @@ def test_costs_are_shown_where_a_plan_has_them() -> None:
     assert all(
         f">{word}</td>" in text for word in ("&nbsp;&nbsp;adapt forward", "5 ms", "6 ms", "1.20", "-", "1.93 GB")
     )
+
+
+def test_the_page_says_what_the_plan_rests_on() -> None:
+    program = bilevel.compile("maml_sine_quick", limit="memory=1GB", calibration=reference())
+    text = FORMATS["html"](read(json.loads(json.dumps(plan_json(program.explained)))))
+    assert "Would change the choice" in text and "--allow biased" in text
+    assert "limit 1 GB of memory; classes up to exact" in text and reference().identity in text
+    assert "theta enters through the start" in text and "T = 5: steps" in text
 
 
 def test_numbers_have_their_prefix() -> None:
