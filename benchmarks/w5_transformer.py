@@ -104,7 +104,8 @@ WORKLOAD = Workload(
     short=({"T": 2, "width": 16},),
     sides=(
         Side("ours, rmd, fx", partial(ours, "rmd", "fx")),
-        Side("ours, fmd, fx", partial(ours, "fmd", "fx")),
+        Side("ours, rmd(checkpoint = sqrt), fx", partial(ours, "rmd(checkpoint = sqrt)", "fx")),
+        Side("ours, rmd, Inductor", partial(ours, "rmd", "inductor")),
         Side("TorchOpt functional", torchopt_functional, "torchopt"),
     ),
     arrays=arrays,

@@ -136,7 +136,7 @@ def floor(values: Values) -> Floor:
 WORKLOAD = Workload(
     name="W7",
     title="one generation of CMA-ES: 16 full trainings of T steps, network 16-32-10, 128 samples; `apart`: the 16 values",
-    cases=tuple({"T": steps} for steps in (100, 500)),
+    cases=tuple({"T": steps} for steps in (100, 300)),
     short=({"T": 20},),
     sides=(
         Side("ours, no kernels", partial(ours, "none")),
