@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import problems
 from benchmarks.own import own
 from benchmarks.peers import dense, given, jax_layers, named, needs_gpu, numbers_of
-from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations
+from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations, unrolled_operations
 
 if TYPE_CHECKING:
     from bilevel.compiling import Asked
@@ -144,9 +144,11 @@ def betty(values: Values, data: Arrays) -> Work:
 
 
 def floor(values: Values) -> Floor:
-    """A step and its adjoint, which is a derivative along one direction of that step, and the outer gradient."""
-    step = COUNT * step_operations(WIDTHS, SHOTS)
-    return Floor(3.0 * values["T"] * step + step, text="3 T gradients of the inner loss and 1 of the outer")
+    """Steps and the way back through them, and the outer gradient."""
+    both = 1.0 * values["T"] * unrolled_operations(WIDTHS, SHOTS)
+    return Floor(
+        COUNT * (both + step_operations(WIDTHS, SHOTS)), text="products of T steps, back, and the outer gradient"
+    )
 
 
 WORKLOAD = Workload(

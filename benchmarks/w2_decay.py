@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import problems
 from benchmarks.own import own
 from benchmarks.peers import dense, given, jax_bytes, jax_layers, numbers_of
-from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations
+from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations, unrolled_operations
 
 if TYPE_CHECKING:
     from bilevel.compiling import Asked
@@ -117,10 +117,10 @@ def jax_scan(checkpointed: bool, values: Values, data: Arrays) -> Work:
 
 
 def floor(values: Values) -> Floor:
-    """A step, and two products for each of its own on the way back, with nothing computed again."""
-    step = step_operations(widths(values), SAMPLES)
-    text = "3 gradients a step with every residual kept (4 where iterates are kept and the forward pass is repeated)"
-    return Floor(3.0 * values["T"] * step + step, text=text)
+    """Steps and the way back through them with nothing computed again, and the outer gradient."""
+    both = 1.0 * values["T"] * unrolled_operations(widths(values), SAMPLES)
+    text = "products of T steps, back with every residual kept, and the outer gradient"
+    return Floor(both + step_operations(widths(values), SAMPLES), text=text)
 
 
 WORKLOAD = Workload(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import problems
 from benchmarks.own import own
 from benchmarks.peers import dense, given, jax_bytes, jax_layers, named, numbers_of
-from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations
+from benchmarks.workload import Arrays, Floor, Side, Values, Work, Workload, step_operations, unrolled_operations
 
 if TYPE_CHECKING:
     from bilevel.compiling import Asked
@@ -205,15 +205,19 @@ def _conjugate_gradients(product: Any, right: list[Any]) -> list[Any]:
 
 
 def floor(values: Values) -> Floor:
-    """A step, and two products for each of its own on the way back."""
-    step = step_operations(WIDTHS, values["examples"])
-    return Floor(3.0 * values["T"] * step, text="3 gradients a step")
+    """Steps, and the way back through them."""
+    both = unrolled_operations(WIDTHS, values["examples"])
+    return Floor(1.0 * values["T"] * both, text="products of T steps, and back with every residual kept")
 
 
 def implicit_floor(values: Values) -> Floor:
-    """Steps forward, and a product with the Hessian (two gradients) in each of the solver's steps."""
-    step = step_operations(WIDTHS, values["examples"])
-    return Floor(step * (values["T"] + 2.0 * PRODUCTS), text=f"T gradients and {PRODUCTS} products with the Hessian")
+    """Steps forward, and a product with the Hessian in each of the solver's steps, with the values at the end kept."""
+    examples = values["examples"]
+    step = step_operations(WIDTHS, examples)
+    product = unrolled_operations(WIDTHS, examples) - step
+    return Floor(
+        1.0 * values["T"] * step + PRODUCTS * product, text=f"T gradients and {PRODUCTS} products with the Hessian"
+    )
 
 
 WORKLOAD = Workload(

@@ -100,3 +100,13 @@ def step_operations(widths: tuple[int, ...], samples: int) -> int:
     """Operations of a loss and its gradient: forward, back to weights, back to inputs except those of the first layer."""
     every, first = multiplications(widths)
     return 2 * samples * (3 * every - first)
+
+
+def unrolled_operations(widths: tuple[int, ...], samples: int) -> int:
+    """Operations of a step and of the way back through it, with every value of the step kept.
+
+    Forward over reverse: each of the three products of a layer has two tangents. The first layer's inputs are data: they
+    have no tangent and no cotangent, which leaves two products there and back one tangent of each.
+    """
+    every, first = multiplications(widths)
+    return 2 * samples * (9 * (every - first) + 4 * first)
