@@ -1,26 +1,31 @@
 """Whether the planner is right: every admissible exact mode measured on a grid of problems.
 
-    python -m benchmarks.planner_regret [--quick] [--calibration reference] [--json FILE] [--plot FILE]
+    python -m benchmarks.planner_regret [--quick] [--only TEXT] [--calibration reference] [--resume] [--json FILE]
 
-For each problem the modes that the plan admits are run (those predicted above 60 seconds, or above twice the memory
-limit, are not): the median of at least five hypergradients, and the most bytes alive at once (`live_bytes`).
-*Regret* is the time of the mode that was chosen over that of the fastest; tau is Kendall's rank correlation between
-predicted and measured times within one problem. Targets: regret at most 1.15 in 90 % of the problems and never above
-2, predicted peaks within 25 % of the measured in 90 % of all modes. Run it on a quiet machine.
+For each problem the modes that the plan admits are run (those predicted above 60 seconds, which `--longest` changes, or
+above twice the memory limit, are not) in rounds, each mode once a round, so that a slower minute of the machine is met by all of them: the
+median of at least five hypergradients, and the most bytes alive at once (`live_bytes`).
+*Regret* is the time of the mode that was chosen over that of the fastest. *tau* is Kendall's rank correlation between
+predicted and measured times within one problem (tau-b). *tau of pairs told apart* counts only pairs of modes whose
+measured interquartile ranges do not overlap: (in order - out of order) / both. Targets: regret at most 1.15 in 90 % of
+the problems and never above 2, tau 0.8 in the mean, predicted peaks within 25 % of the measured in 90 % of all modes.
+The file is written after every problem; `--resume` leaves out those that are in it. Run it on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.stats import kendalltau
 
@@ -32,8 +37,11 @@ from bilevel.costs import Calibration, current, reference
 from bilevel.limits import Limit
 from bilevel.plan import Candidate
 
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "process": time.process_time}
+"""with one thread and on a machine that others use, the process's own time is the steadier one"""
 LONGEST = 60.0
-"""predicted seconds of one hypergradient beyond which a mode is not run"""
+"""seconds of one hypergradient: a mode that is predicted to take longer is not run, one that does is run once"""
 REPEATS = 5
 BUDGET = 1.0
 """seconds for repeats of one mode, where five take less"""
@@ -42,15 +50,30 @@ CLOSE, NEAR = 1.15, 0.25
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One mode on one problem; seconds and bytes None where it was not run, with the reason."""
+    """One mode on one problem; no times and no bytes where it was not run, with the reason.
+
+    `times`: seconds of every round. `work`: what was counted without numbers.
+    """
 
     mode: str
     chosen: bool
     seconds_predicted: float | None
     peak_predicted: float | None
-    seconds: float | None = None
+    times: tuple[float, ...] = ()
     peak: float | None = None
     skipped: str = ""
+    work: dict[str, float] | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """The median."""
+        return statistics.median(self.times) if self.times else None
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Seconds below which a quarter and three quarters of the rounds lie."""
+        low, high = np.quantile(self.times, (0.25, 0.75))
+        return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +86,7 @@ class Judged:
 
     @property
     def run(self) -> list[Measured]:
-        return [one for one in self.modes if one.seconds is not None]
+        return [one for one in self.modes if one.times]
 
     @property
     def regret(self) -> float | None:
@@ -72,54 +95,93 @@ class Judged:
         return None if chosen is None else chosen / min(one.seconds or math.inf for one in self.run)
 
     @property
+    def _compared(self) -> list[Measured]:
+        return [one for one in self.run if one.seconds_predicted is not None]
+
+    @property
     def tau(self) -> float | None:
         """Rank correlation of predicted and measured times; None for fewer than two modes."""
-        pairs = [(one.seconds_predicted, one.seconds) for one in self.run if one.seconds_predicted is not None]
+        pairs = [(one.seconds_predicted, one.seconds) for one in self._compared]
         return float(kendalltau(*zip(*pairs, strict=True)).statistic) if len(pairs) > 1 else None
 
+    @property
+    def tau_apart(self) -> float | None:
+        """The same over the pairs that were told apart; None where there are none."""
+        signs = [_agreement(one, other) for one, other in itertools.combinations(self._compared, 2)]
+        found = [sign for sign in signs if sign is not None]
+        return statistics.fmean(found) if found else None
 
-def judge(cell: Cell, limit: Limit, calibration: Calibration) -> Judged:
+
+def _agreement(one: Measured, other: Measured) -> float | None:
+    """1 where the predicted order is the measured one, -1 where not, 0 for equal predictions; None: not told apart."""
+    if one.quartiles[0] > other.quartiles[0]:
+        one, other = other, one
+    if one.quartiles[1] >= other.quartiles[0]:
+        return None
+    return float(np.sign((other.seconds_predicted or 0.0) - (one.seconds_predicted or 0.0)))
+
+
+def judge(
+    cell: Cell, limit: Limit, calibration: Calibration, longest: float = LONGEST, clock: Clock = time.perf_counter
+) -> Judged:
     """All admissible exact modes of one problem, the chosen one among them."""
     recipe = bilevel.parse(cell.text, f"{cell.name}.bl")
     program = bilevel.compile(recipe, limit=limit, calibration=calibration)
     (choice,) = program.explained.choices.values()
     taken = program.plan.choices[choice.level].mode
     wanted = [one for one in choice.candidates if one.exactness == "exact" and one.verdict.ok]
-    return Judged(cell.kind, cell.name, tuple(_judge(recipe, choice.level, one, taken, limit) for one in wanted))
+    rows = [_row(one, taken, limit, longest) for one in wanted]
+    works = [_work(recipe, choice.level, row.mode) for row in rows if not row.skipped]
+    with torch.no_grad():
+        times = iter(timed(works, clock))
+        peaks = iter([float(peak_bytes(work)) for work in works])
+    modes = (row if row.skipped else replace(row, times=next(times), peak=next(peaks)) for row in rows)
+    return Judged(cell.kind, cell.name, tuple(modes))
 
 
-def _judge(recipe: Any, level: str, one: Candidate, taken: str, limit: Limit) -> Measured:
+def _row(one: Candidate, taken: str, limit: Limit, longest: float) -> Measured:
+    """What is predicted of a mode, and why it is not run."""
     cost = one.cost
     seconds, peak = (None, None) if cost is None else (cost.seconds, cost.peak)
-    row = Measured(one.title, one.title == taken, seconds, peak)
-    if seconds is not None and seconds > LONGEST:
-        return _skipped(row, f"predicted {seconds:.0f} s")
+    skipped = f"predicted {seconds:.0f} s" if seconds is not None and seconds > longest else ""
     if peak is not None and peak > 2 * limit.memory:
-        return _skipped(row, f"predicted {peak / 1e9:.1f} GB")
-    phase = bilevel.compile(recipe, decided={level: one.title}).phases[-1]
+        skipped = f"predicted {peak / 1e9:.1f} GB"
+    work = None if cost is None or cost.work is None else asdict(cost.work)
+    return Measured(one.title, one.title == taken, seconds, peak, skipped=skipped, work=work)
+
+
+def _work(recipe: Any, level: str, mode: str) -> Callable[[], object]:
+    """One hypergradient of the outermost level with a level differentiated by `mode`."""
+    phase = bilevel.compile(recipe, decided={level: mode}).phases[-1]
     key = make_key(0)
     state = phase.begin(key)
-
-    def work() -> object:
-        return phase.hypergradient(state, key)
-
-    with torch.no_grad():
-        return Measured(row.mode, row.chosen, seconds, peak, timed(work), float(peak_bytes(work)))
+    return lambda: phase.hypergradient(state, key)
 
 
-def _skipped(row: Measured, reason: str) -> Measured:
-    return Measured(row.mode, row.chosen, row.seconds_predicted, row.peak_predicted, skipped=reason)
+def timed(works: Sequence[Callable[[], object]], clock: Clock) -> list[tuple[float, ...]]:
+    """Seconds of at least five calls of each, in rounds after a warm-up; of more where those are quick.
+
+    A mode whose warm-up takes longer than `LONGEST` has that one time.
+    """
+    warm = [_once(work, clock) for work in works]
+    again = [place for place, seconds in enumerate(warm) if seconds <= LONGEST]
+    found: list[list[float]] = [[] if place in again else [seconds] for place, seconds in enumerate(warm)]
+    while _go_on([found[place] for place in again]):
+        for place in again:
+            found[place].append(_once(works[place], clock))
+    return [tuple(times) for times in found]
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Median seconds of at least five calls after a warm-up, of more where those are quick."""
+def _once(work: Callable[[], object], clock: Clock) -> float:
+    before = clock()
     work()
-    found: list[float] = []
-    while len(found) < REPEATS or (sum(found) < BUDGET and len(found) < 10 * REPEATS):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
+    return clock() - before
+
+
+def _go_on(found: Sequence[Sequence[float]]) -> bool:
+    """Whether another round is due."""
+    rounds = len(found[0]) if found else 10 * REPEATS
+    return rounds < REPEATS or (rounds < 10 * REPEATS and sum(map(sum, found)) < BUDGET * len(found))
 
 
 # ---- text, data, plot ----------------------------------------------------------------------------------------
@@ -129,8 +191,7 @@ def lines(found: Sequence[Judged]) -> Iterator[str]:
     """The modes of every problem, predicted against measured."""
     for one in found:
         regret = "not run" if one.regret is None else f"{one.regret:.2f}"
-        tau = "-" if one.tau is None else f"{one.tau:+.2f}"
-        yield f"{one.kind}: {one.name}    regret {regret}, tau {tau}"
+        yield f"{one.kind}: {one.name}    regret {regret}, tau {_signed(one.tau)}, told apart {_signed(one.tau_apart)}"
         for row in one.modes:
             yield f"  {'>' if row.chosen else ' '} {row.mode:<30} {_numbers(row)}"
 
@@ -140,6 +201,10 @@ def _numbers(row: Measured) -> str:
         return f"not run: {row.skipped}"
     time_text = f"{_ms(row.seconds_predicted):>10} predicted {_ms(row.seconds):>10} ms"
     return f"{time_text}    {_mb(row.peak_predicted):>9} predicted {_mb(row.peak):>9} MB"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
 
 
 def _ms(seconds: float | None) -> str:
@@ -154,6 +219,7 @@ def summary(found: Sequence[Judged]) -> dict[str, float | int]:
     """The figures that the targets are about."""
     regrets = [one.regret for one in found if one.regret is not None]
     taus = [one.tau for one in found if one.tau is not None and not math.isnan(one.tau)]
+    apart = [one.tau_apart for one in found if one.tau_apart is not None]
     rows = [row for one in found for row in one.run]
     peaks = [abs(row.peak_predicted / row.peak - 1) for row in rows if row.peak and row.peak_predicted is not None]
     times = [
@@ -165,6 +231,7 @@ def summary(found: Sequence[Judged]) -> dict[str, float | int]:
         "regret_close": sum(r <= CLOSE for r in regrets) / max(1, len(regrets)),
         "regret_worst": max(regrets, default=math.nan),
         "tau_mean": statistics.fmean(taus) if taus else math.nan,
+        "tau_apart_mean": statistics.fmean(apart) if apart else math.nan,
         "peaks_near": sum(error <= NEAR for error in peaks) / max(1, len(peaks)),
         "peak_error_worst": max(peaks, default=math.nan),
         "time_factor_median": math.exp(statistics.median(times)) if times else math.nan,
@@ -177,8 +244,8 @@ def said(figures: dict[str, float | int]) -> str:
         f"{figures['problems']} problems, {figures['modes_run']} modes run\n"
         f"regret at most {CLOSE} in {figures['regret_close']:.0%} of the problems (target 90%), "
         f"worst {figures['regret_worst']:.2f} (target 2)\n"
-        f"mean tau {figures['tau_mean']:+.2f}; predicted times off by a factor of {figures['time_factor_median']:.2f} "
-        f"(median)\n"
+        f"mean tau {figures['tau_mean']:+.2f} (target 0.8), over pairs told apart {figures['tau_apart_mean']:+.2f}; "
+        f"predicted times off by a factor of {figures['time_factor_median']:.2f} (median)\n"
         f"peaks within {NEAR:.0%} in {figures['peaks_near']:.0%} of the modes (target 90%), "
         f"worst off by {figures['peak_error_worst']:.0%}"
     )
@@ -208,32 +275,60 @@ def plot(found: Sequence[Judged], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def content(found: Sequence[Judged], calibration: Calibration, threads: int) -> dict[str, object]:
+    """What the file holds: figures, problems with modes, and what they were measured with."""
+    problems = [{**asdict(one), "regret": one.regret, "tau": one.tau, "tau_apart": one.tau_apart} for one in found]
+    return {
+        "summary": summary(found),
+        "problems": problems,
+        "calibration": {**calibration.to_json(), "hash": calibration.identity},
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def resumed(path: Path, calibration: Calibration, threads: int) -> list[Judged]:
+    """The problems of a file that was measured with the same calibration, threads and torch; none where it was not."""
+    if not path.exists():
+        return []
+    held = json.loads(path.read_text("utf-8"))
+    same = (calibration.identity, threads, torch.__version__)
+    if (held["calibration"]["hash"], held["threads"], held["torch"]) != same:
+        return []
+    return [_judged(one) for one in held["problems"]]
+
+
+def _judged(held: dict[str, Any]) -> Judged:
+    modes = tuple(Measured(**{**mode, "times": tuple(mode["times"])}) for mode in held["modes"])
+    return Judged(held["kind"], held["name"], modes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few small problems")
+    parser.add_argument("--only", default="", help="problems with this in their name")
     parser.add_argument("--calibration", choices=("here", "reference"), default="here")
     parser.add_argument("--memory", type=float, default=8e9, help="limit in bytes (8e9)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--longest", type=float, default=LONGEST, help="predicted seconds of a mode that is run (60)")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    parser.add_argument("--resume", action="store_true", help="keep what the file holds already")
     parser.add_argument("--json", type=Path, default=Path("planner_regret.json"))
     parser.add_argument("--plot", type=Path, default=Path("planner_regret.png"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     calibration = reference() if given.calibration == "reference" else current()
-    found: list[Judged] = []
+    found = resumed(given.json, calibration, given.threads) if given.resume else []
+    known = {one.name for one in found}
     began = time.perf_counter()
     for cell in cells(given.quick):
-        found.append(judge(cell, Limit(given.memory), calibration))
-        print("\n".join(lines(found[-1:])), flush=True)
-    figures = summary(found)
-    print(f"\n{said(figures)}\n{time.perf_counter() - began:.0f} s, {given.threads} threads, `{calibration.name}`")
-    content = {
-        "summary": figures,
-        "problems": [{**asdict(one), "regret": one.regret, "tau": one.tau} for one in found],
-        "calibration": {**calibration.to_json(), "hash": calibration.identity},
-        "threads": given.threads,
-        "torch": torch.__version__,
-    }
-    given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if given.only in cell.name and cell.name not in known:
+            found.append(judge(cell, Limit(given.memory), calibration, given.longest, CLOCKS[given.clock]))
+            print("\n".join(lines(found[-1:])), flush=True)
+            held = json.dumps(content(found, calibration, given.threads), indent=1)
+            given.json.write_text(f"{held}\n", encoding="utf-8")
+    took = time.perf_counter() - began
+    print(f"\n{said(summary(found))}\n{took:.0f} s, {given.threads} threads, `{calibration.name}`")
     plot(found, given.plot)
 
 

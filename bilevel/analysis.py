@@ -21,10 +21,11 @@ from bilevel.costs import Calibration, Work
 from bilevel.errors import RecipeError
 from bilevel.estimates import Estimator
 from bilevel.measuring import Allocator, Clock, Counter, Path, Reading, Recorder, watching
+from bilevel.meter import Meter, layers
 from bilevel.modes import Unroll
 from bilevel.plan import Plan, repeats_of
 from bilevel.residuals import failure
-from bilevel.tracing import LONGEST, Meter, Untraced, cut, load, without_numbers
+from bilevel.tracing import LONGEST, Untraced, cut, load, without_numbers
 
 if TYPE_CHECKING:
     from bilevel.gradcheck import Gradcheck
@@ -160,7 +161,7 @@ def _measured(program: Program, phase: Any, key: torch.Tensor, given: list[Any],
     meter = Meter()
     gauge = Allocator(meter, device) if device.type == "cuda" else Counter(meter)
     counting = Recorder(gauge)
-    with meter:
+    with meter, layers(phase.step, meter):
         kept = stepped(state, counting)
     del kept
     return _Found(timed, counting.found, state)
@@ -209,7 +210,8 @@ def _traced(plan: Plan, phase: str, program: Program) -> dict[Path, tuple[Work, 
             state = one.begin(key, *given)
             if one.name == phase:
                 told = watching(plan.program, recorder, one.hypergradient)
-                with torch.no_grad(), told, meter, recorder.inside(f"{phase}_step"):
+                inner = layers(one.hypergradient, meter)
+                with torch.no_grad(), told, meter, inner, recorder.inside(f"{phase}_step"):
                     one.hypergradient(state, key, *given)
                 break
             known |= one.values(state)

@@ -56,6 +56,7 @@ def speeds(calibration: Calibration) -> str:
     """What a calibration says, for people."""
     return (
         f"{time_text(calibration.operator)} an operator, {time_text(calibration.view)} a view, "
+        f"{time_text(calibration.layer)} for each transform around one, "
         f"{calibration.products / 1e9:,.3g} GFLOP/s in products, {calibration.convolutions / 1e9:,.3g} in convolutions, "
         f"{calibration.moved / 1e9:,.3g} GB/s"
     )

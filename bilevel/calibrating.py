@@ -9,14 +9,13 @@ from statistics import median
 import numpy as np
 from scipy.optimize import lsq_linear
 
-from bilevel.costs import Calibration, Work
+from bilevel.costs import EACH, SPEEDS, Calibration, Work
 
 PULL = 0.1
 """how strongly each number is held to what the others say, in the units of one relative error"""
 FARTHEST = 30.0
 """times that one number may move apart from the others"""
-SYMBOLS = ("operator", "view", "products", "convolutions", "moved")
-SPEEDS = ("products", "convolutions", "moved")
+SYMBOLS = (*EACH, *SPEEDS)
 
 
 def fitted(before: Calibration, name: str, timed: Sequence[Sequence[tuple[Work, float]]]) -> Calibration:
@@ -33,7 +32,7 @@ def fitted(before: Calibration, name: str, timed: Sequence[Sequence[tuple[Work, 
     rows, wanted = [PULL * np.eye(len(SYMBOLS))], [PULL * np.ones(len(SYMBOLS))]
     for step in steps:
         whole = sum(seconds for _, seconds in step)
-        rows.append(factor * np.array([_shares(before, work) for work, _ in step]) / whole)
+        rows.append(factor * np.array([list(before.shares(work).values()) for work, _ in step]) / whole)
         wanted.append(np.array([seconds / whole for _, seconds in step]))
     found = lsq_linear(np.vstack(rows), np.concatenate(wanted), bounds=(1 / FARTHEST, FARTHEST)).x * factor
     near = _scaled(before, name, dict(zip(SYMBOLS, map(float, found), strict=True)))
@@ -47,12 +46,6 @@ def _predicted(calibration: Calibration, step: Sequence[tuple[Work, float]]) -> 
 def _factor(calibration: Calibration, steps: Sequence[Sequence[tuple[Work, float]]]) -> float:
     """Measured over predicted seconds of whole steps."""
     return median(sum(seconds for _, seconds in step) / _predicted(calibration, step) for step in steps)
-
-
-def _shares(calibration: Calibration, work: Work) -> list[float]:
-    """Predicted seconds, by the number of the calibration that they come from."""
-    overhead = [work.operators * calibration.operator, work.views * calibration.view]
-    return overhead + [getattr(work, name) / getattr(calibration, name) for name in SPEEDS]
 
 
 def _scaled(before: Calibration, name: str, times: dict[str, float]) -> Calibration:

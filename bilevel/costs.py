@@ -26,16 +26,24 @@ REFERENCE = Path(__file__).parent / "reference.calibration.json"
 class Work:
     """What was counted of a computation; every count is additive over its parts but `peak`.
 
-    `products`, `convolutions`: floating point operations of matrix products and of convolutions. `moved`: bytes that
-    operators read and wrote. `operators`: operators that compute; `views`: those that only look at numbers in another
-    way. `peak`: the most bytes alive at once, of all that was made inside.
+    `products`, `convolutions`: floating point operations of matrix products and of convolutions; `packed`: bytes that
+    both read and wrote; `matrices`: matrices of batched products; `setups`: results of convolutions. `moved`: bytes
+    that all other operators read and wrote. `fresh`: bytes that the system had to give: what the bytes alive rose by
+    beyond their highest, and every result too large to be kept for reuse. `operators`: operators that compute;
+    `views`: those that only look at numbers in another way; `layers`: transforms (vmap, grad, jvp, vjp) around each of
+    either, in sum. `peak`: the most bytes alive at once, of all that was made inside.
     """
 
     products: float = 0.0
     convolutions: float = 0.0
+    packed: float = 0.0
+    matrices: float = 0.0
+    setups: float = 0.0
     moved: float = 0.0
+    fresh: float = 0.0
     operators: float = 0.0
     views: float = 0.0
+    layers: float = 0.0
     peak: float = 0.0
 
     @property
@@ -53,22 +61,42 @@ class Work:
         return Work(*(factor * getattr(self, f.name) for f in fields(self)))
 
 
+EACH = {"operator": "operators", "view": "views", "layer": "layers", "matrix": "matrices", "setup": "setups"}
+"""numbers of a calibration that are seconds each, and what they count"""
+SPEEDS = ("products", "convolutions", "packed", "moved", "fresh")
+"""numbers of a calibration that are counts a second"""
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How fast a device is: seconds of one operator and one view, operations and bytes a second."""
+    """How fast a device is.
+
+    Seconds: of one `operator` and one `view` outside all transforms, of each `layer` of transforms around one of them,
+    of one small `matrix` within a batched product, of the `setup` of a convolution for each result. A second:
+    floating point operations of `products` and `convolutions`; bytes that these read and write (`packed`), that other
+    operators do (`moved`), and that are had from the system (`fresh`).
+    """
 
     name: str
     operator: float
     view: float
+    layer: float
+    matrix: float
+    setup: float
     products: float
     convolutions: float
+    packed: float
     moved: float
+    fresh: float
 
     def seconds(self, work: Work) -> float:
-        """Predicted seconds: the overhead of every operator, then arithmetic and memory, one after the other."""
-        overhead = self.operator * work.operators + self.view * work.views
-        arithmetic = work.products / self.products + work.convolutions / self.convolutions
-        return overhead + arithmetic + work.moved / self.moved
+        """Predicted seconds: overheads, arithmetic and memory, one after the other."""
+        return sum(self.shares(work).values())
+
+    def shares(self, work: Work) -> dict[str, float]:
+        """Predicted seconds by the number that they come from."""
+        overheads: dict[str, float] = {name: getattr(self, name) * getattr(work, what) for name, what in EACH.items()}
+        return overheads | {name: getattr(work, name) / getattr(self, name) for name in SPEEDS}
 
     @property
     def identity(self) -> str:
@@ -76,13 +104,13 @@ class Calibration:
         return hashlib.blake2b(json.dumps(asdict(self)).encode(), digest_size=3).hexdigest()
 
     def to_json(self) -> dict[str, object]:
-        return {"bilevel_calibration": 1, **asdict(self)}
+        return {"bilevel_calibration": 2, **asdict(self)}
 
 
 def read_calibration(path: Path) -> Calibration:
     """The calibration in a file; raises OSError, ValueError, KeyError or TypeError where it holds none."""
     content = json.loads(path.read_text("utf-8"))
-    if content.pop("bilevel_calibration") != 1:
+    if content.pop("bilevel_calibration") != 2:
         raise ValueError(f"{path} is no calibration of this version")
     return Calibration(**content)
 

@@ -94,7 +94,9 @@ class Estimator:
         forward = (1 / 3) * (self._traced(once, level, three) - self._traced(plain, level, three))
         again, alive = recomputed(adjoint, steps)
         peak = self._traced(plain, level, {level.name: float(alive - 1)}).peak
-        return replace(self._traced(plain, level, {}) + float(again) * forward, peak=peak)
+        whole, extra = self._traced(plain, level, {}), float(again) * forward
+        fresh = max(peak, whole.fresh - (whole.peak - peak) + extra.fresh)  # what is not kept is not asked for
+        return replace(whole + extra, peak=peak, fresh=fresh)
 
     def products(self, plan: Plan) -> dict[str, float]:
         """Products that linear solvers are taken to need: those asked for, or at most one for each number."""

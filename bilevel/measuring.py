@@ -19,7 +19,7 @@ import torch
 from bilevel import ir
 from bilevel.backends.torch_func.trace.kernels import Kernel
 from bilevel.costs import Work
-from bilevel.tracing import Meter
+from bilevel.meter import Meter
 
 Path = tuple[str, ...]
 """a function with those around it, outermost first"""

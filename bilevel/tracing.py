@@ -12,22 +12,19 @@ import copy
 import itertools
 import math
 import types
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from bilevel import ir
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.binding import Parts
 from bilevel.costs import Work
 from bilevel.graph import graph_of
+from bilevel.meter import Meter, layers
 from bilevel.modes import Implicit, Leaping, Unroll
 from bilevel.plan import Choice, Plan
 
@@ -35,121 +32,10 @@ LARGEST_GRID = 8
 """runs for one mode: two for each level whose number of steps is carried on"""
 LONGEST = 64
 """steps of one run that are still quickly traced"""
-CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward, torch.ops.aten._convolution)
 
 
 class Untraced(Exception):
     """A plan whose cost cannot be counted; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What an operator makes of inputs of some shapes: its outputs as (shape, strides), dtype; and its counts."""
-
-    outputs: tuple[tuple[tuple[Any, Any], torch.dtype], ...]
-    single: bool
-    products: int
-    convolutions: int
-    moved: int
-
-
-SEEN: dict[Any, _Made] = {}
-"""by operator and shapes: torch works shapes out in Python, which takes longer than to look them up"""
-
-
-def _signature(func: Any, args: Any, kwargs: Any) -> Any:
-    """What decides the shapes that an operator makes; None where that cannot be told."""
-    if func._schema.is_mutable:
-        return None
-    key = [func]
-    for leaf in tree_leaves((args, kwargs)):
-        if not isinstance(leaf, Tensor):
-            key.append((type(leaf), leaf))
-        elif _is_plain(leaf):
-            key.append((leaf.shape, leaf.stride(), leaf.dtype))
-        else:
-            return None
-    return tuple(key)
-
-
-def _is_plain(leaf: Tensor) -> bool:
-    """No numbers, and not one of the zeros that forward mode keeps as a flag."""
-    return leaf.device.type == "meta" and not leaf._is_zerotensor()
-
-
-def _made(func: Any, args: Any, kwargs: Any, result: Any, single: bool) -> _Made:
-    packet, outputs = func._overloadpacket, [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-    flop = int(flop_registry[packet](*args, **kwargs, out_val=result)) if packet in flop_registry else 0
-    inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    convolves = packet in CONVOLUTIONS
-    return _Made(
-        tuple(((tuple(leaf.shape), leaf.stride()), leaf.dtype) for leaf in outputs),
-        single,
-        0 if convolves else flop,
-        flop if convolves else 0,
-        sum(leaf.numel() * leaf.element_size() for leaf in (*inputs, *outputs)),
-    )
-
-
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators, floating point operations, bytes moved, and bytes alive of what is made inside."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.products = self.convolutions = self.moved = self.operators = self.views = 0
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    @property
-    def work(self) -> Work:
-        """All that was counted so far."""
-        counts = (self.products, self.convolutions, self.moved, self.operators, self.views, self.peak)
-        return Work(*map(float, counts))
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.is_view:
-            self.views += 1
-            return func(*args, **(kwargs or {}))
-        key = _signature(func, args, kwargs)
-        if key is None or key not in SEEN:
-            result, made = self._first(func, args, kwargs or {})
-            if key is not None and made is not None:
-                SEEN[key] = made
-        else:
-            made = SEEN[key]
-            outputs = [torch.empty_strided(*shape, dtype=dtype, device="meta") for shape, dtype in made.outputs]
-            result = outputs[0] if made.single else tuple(outputs)
-        found = made if made is not None else _made(func, args, kwargs or {}, result, single=True)
-        self.operators += 1
-        self.products += found.products
-        self.convolutions += found.convolutions
-        self.moved += found.moved
-        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._meet(leaf.untyped_storage())
-        return result
-
-    def _first(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, _Made | None]:
-        """An operator met for the first time; what is known of it afterwards where its outputs are fresh tensors."""
-        result = func(*args, **kwargs)
-        single = isinstance(result, Tensor)
-        plain = single or (isinstance(result, tuple) and all(isinstance(leaf, Tensor) for leaf in result))
-        if not plain or func._schema.is_mutable or not all(map(_is_plain, tree_leaves(result))):
-            return result, None
-        return result, _made(func, args, kwargs, result, single)
-
-    def _meet(self, storage: Any) -> None:
-        place, size = storage._cdata, storage.nbytes()
-        if place in self.known or not size:
-            return
-        self.known.add(place)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, place, size)
-
-    def _gone(self, place: int, size: int) -> None:
-        self.known.discard(place)
-        self.now -= size
 
 
 # ---- running a plan without numbers --------------------------------------------------------------------------
@@ -218,7 +104,7 @@ def counted(plan: Plan, phase: str, parts: Parts) -> Work:
 
 def _run(phase: Any, state: Any, key: Tensor, given: list[Any]) -> Work:
     meter = Meter()
-    with torch.no_grad(), meter:
+    with torch.no_grad(), meter, layers(phase.hypergradient, meter):
         kept = phase.hypergradient(state, key, *given)
     del kept
     return meter.work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -301,15 +302,17 @@ def test_the_default_limit_is_that_of_the_container(tmp_path: Path, monkeypatch:
 
 
 def test_seconds_are_overhead_arithmetic_and_memory() -> None:
-    slow = Calibration("slow", 1.0, 0.5, 10.0, 5.0, 100.0)
-    assert slow.seconds(Work(products=20, convolutions=10, moved=300, operators=4, views=2)) == 4 + 1 + 2 + 2 + 3
-    assert slow.identity != Calibration("slow", 1.0, 0.5, 10.0, 5.0, 101.0).identity
+    slow = Calibration("slow", 1.0, 0.5, 0.25, 2.0, 3.0, 10.0, 5.0, 40.0, 100.0, 50.0)
+    work = Work(products=20, convolutions=10, packed=80, matrices=5, setups=2, moved=300, fresh=200)
+    assert slow.seconds(work) == 2 + 2 + 2 + 10 + 6 + 3 + 4
+    assert slow.seconds(Work(operators=4, views=2, layers=8, peak=1e9)) == 4 + 1 + 2
+    assert slow.identity != replace(slow, fresh=51.0).identity
 
 
 def test_a_stored_calibration_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert costs.current() == reference()
-    mine = Calibration("mine", 1e-5, 1e-5, 1e11, 1e11, 1e10)
+    mine = replace(reference(), name="mine", operator=1e-5)
     costs.store(mine)
     assert costs.current() == mine
     costs.stored().write_text("{}", "utf-8")

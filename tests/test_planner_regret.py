@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from benchmarks.planner_cells import cells
-from benchmarks.planner_regret import Judged, Measured, judge, summary
+from benchmarks.planner_regret import Judged, Measured, content, judge, resumed, summary, timed
 from bilevel import pipeline
 from bilevel.costs import reference
 from bilevel.limits import Limit
@@ -20,6 +24,32 @@ def test_there_are_enough_problems_and_each_has_a_plan() -> None:
         assert choice.exactness == "exact", cell.name
 
 
+def test_a_file_is_taken_up_again(tmp_path: Path) -> None:
+    row = Measured("a", True, 1.0, 2.0, (1.0, 2.0, 3.0), 4.0, work={"products": 1.0})
+    found = [Judged("k", "one", (row, Measured("b", False, 99.0, 1.0, skipped="predicted 99 s")))]
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(content(found, reference(), 1)), "utf-8")
+    assert resumed(path, reference(), 1) == found
+    assert resumed(path, reference(), 2) == []  # other threads: other times
+    assert resumed(tmp_path / "none.json", reference(), 1) == []
+
+
+def test_slow_modes_run_once_and_quick_ones_at_least_five_times() -> None:
+    now = 0.0
+
+    def taking(seconds: float) -> Callable[[], None]:
+        def work() -> None:
+            nonlocal now
+            now += seconds
+
+        return work
+
+    slow, quick, steady = timed([taking(61.0), taking(0.3), taking(1.0)], lambda: now)
+    assert slow == (61.0,)
+    assert quick == pytest.approx((0.3,) * 5) and steady == pytest.approx((1.0,) * 5)
+    assert len(timed([taking(0.001)], lambda: now)[0]) == 50
+
+
 def test_every_admissible_mode_of_a_problem_is_measured() -> None:
     found = judge(cells(quick=True)[0], Limit(8e9), reference())
     assert [one.mode for one in found.run][:2] == ["rmd", "rmd(checkpoint = sqrt)"]
@@ -29,13 +59,16 @@ def test_every_admissible_mode_of_a_problem_is_measured() -> None:
 
 def test_figures() -> None:
     def row(mode: str, chosen: bool, said: float, took: float, held: float = 100.0) -> Measured:
-        return Measured(mode, chosen, said, 100.0, took, held)
+        return Measured(mode, chosen, said, 100.0, (0.9 * took, took, 1.1 * took), held)
 
     right = Judged("k", "right", (row("a", True, 1.0, 2.0), row("b", False, 2.0, 4.0)))
     wrong = Judged("k", "wrong", (row("a", True, 1.0, 3.0), row("b", False, 2.0, 1.0, 200.0)))
     unrun = Judged("k", "unrun", (Measured("a", True, 99.0, 1.0, skipped="predicted 99 s"),))
     assert (right.regret, wrong.regret, unrun.regret) == (1.0, 3.0, None)
     assert (right.tau, wrong.tau, unrun.tau) == (pytest.approx(1.0), pytest.approx(-1.0), None)
+    near = Judged("k", "near", (row("a", True, 2.0, 2.0), row("b", False, 1.0, 2.1), row("c", False, 3.0, 9.0)))
+    assert near.tau == pytest.approx(1 / 3) and near.tau_apart == 1.0  # the quartiles of the first two overlap
+    assert (right.tau_apart, wrong.tau_apart, unrun.tau_apart) == (1.0, -1.0, None)
     figures = summary([right, wrong, unrun])
     assert figures["modes_run"] == 4
     assert figures["regret_close"] == 0.5 and figures["regret_worst"] == 3.0

@@ -9,9 +9,10 @@ from benchmarks.live_bytes import peak_bytes
 from bilevel import pipeline
 from bilevel.binding import Parts, bind
 from bilevel.costs import Work
+from bilevel.meter import Meter, layers
 from bilevel.plan import Plan
 from bilevel.program import load_phases
-from bilevel.tracing import Meter, Tracer, Untraced, step_count
+from bilevel.tracing import Tracer, Untraced, step_count
 from tests.zoo.compiled import REGISTRY, plan_text
 
 SINE = """recipe traced
@@ -53,7 +54,8 @@ def measured(plan: Plan, parts: Parts) -> tuple[Work, int]:
 
     key = make_key(0)
     state = phase.begin(key)
-    with torch.no_grad(), Meter() as meter:
+    meter = Meter()
+    with torch.no_grad(), meter, layers(phase.hypergradient, meter):
         kept = phase.hypergradient(state, key)
     del kept
     return meter.work, peak_bytes(lambda: phase.hypergradient(state, key))

@@ -1,0 +1,204 @@
+"""A dispatch mode that counts what operators do: the work of whatever runs while it is active, on any device.
+
+Tensors without numbers are looked up by shape instead of being made by torch, which works shapes out in Python.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from bilevel.costs import Work
+
+aten = torch.ops.aten
+CONVOLUTIONS = (aten.convolution, aten.convolution_backward, aten._convolution)
+BATCHED = (aten.bmm, aten.baddbmm)
+FILLING = ("zeros_like", "ones_like", "full_like", "empty_like", "new_", "_new_", "_efficientzerotensor")
+"""beginnings of the names of operators that read nothing of what they are given"""
+KEPT = 2**25
+"""bytes of a result from which on the C library asks the system for it and gives it back at once (mallopt(3))"""
+TRANSFORMS = ("vmap", "grad", "grad_and_value", "jvp", "vjp")
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an operator makes of inputs of some shapes: its outputs as (shape, strides), dtype; and its counts."""
+
+    outputs: tuple[tuple[tuple[Any, Any], torch.dtype], ...]
+    single: bool
+    work: Work = field(default_factory=Work)
+
+
+SEEN: dict[Any, _Made] = {}
+"""by operator and shapes"""
+
+
+def _signature(func: Any, args: Any, kwargs: Any) -> Any:
+    """What decides the shapes that an operator makes; None where that cannot be told."""
+    if func._schema.is_mutable:
+        return None
+    key = [func]
+    for leaf in tree_leaves((args, kwargs)):
+        if not isinstance(leaf, Tensor):
+            key.append((type(leaf), leaf))
+        elif _is_plain(leaf):
+            key.append((leaf.shape, leaf.stride(), leaf.dtype))
+        else:
+            return None
+    return tuple(key)
+
+
+def _is_plain(leaf: Tensor) -> bool:
+    """No numbers, and not one of the zeros that forward mode keeps as a flag."""
+    return leaf.device.type == "meta" and not leaf._is_zerotensor()
+
+
+def _made(func: Any, args: Any, kwargs: Any, result: Any, single: bool) -> _Made:
+    outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    return _Made(
+        tuple(((tuple(leaf.shape), leaf.stride()), leaf.dtype) for leaf in outputs),
+        single,
+        _work(func, args, kwargs, result, outputs),
+    )
+
+
+def _work(func: Any, args: Any, kwargs: Any, result: Any, outputs: list[Tensor]) -> Work:
+    """The counts of one operator, without the bytes that stay alive."""
+    packet, name = func._overloadpacket, func._opname
+    reads = not name.startswith(FILLING)
+    inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)] if reads and outputs else []
+    touched = float(sum(map(_extent, (*inputs, *outputs))))
+    if packet not in flop_registry:
+        return Work(moved=touched, operators=1.0)
+    flop = float(flop_registry[packet](*args, **kwargs, out_val=result))
+    if packet in CONVOLUTIONS:
+        return Work(convolutions=flop, packed=touched, setups=float(len(outputs)), operators=1.0)
+    matrices = float(outputs[0].shape[0]) if packet in BATCHED else 0.0
+    return Work(products=flop, packed=touched, matrices=matrices, operators=1.0)
+
+
+def _extent(leaf: Tensor) -> int:
+    """Bytes of the different numbers of a tensor: those that are repeated without being stored count once."""
+    if leaf._is_zerotensor():
+        return 0
+    stored = (size for size, stride in zip(leaf.shape, leaf.stride(), strict=True) if stride != 0 or size == 0)
+    return math.prod(stored) * leaf.element_size()
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operators and what they do, and bytes alive of what is made inside; `depth`: transforms around, now."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.done = Work()
+        self.views = self.layers = self.depth = 0
+        self.now = self.peak = self.reused = self.highest = self.fresh = 0
+        self.known: set[int] = set()
+
+    @property
+    def work(self) -> Work:
+        """All that was counted so far."""
+        counts = map(float, (self.fresh, self.views, self.layers, self.peak))
+        return self.done + Work(**dict(zip(("fresh", "views", "layers", "peak"), counts, strict=True)))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.layers += self.depth
+        if func.is_view:
+            self.views += 1
+            return func(*args, **(kwargs or {}))
+        key = _signature(func, args, kwargs)
+        if key is None or key not in SEEN:
+            result, made = self._first(func, args, kwargs or {})
+            if key is not None and made is not None:
+                SEEN[key] = made
+        else:
+            made = SEEN[key]
+            outputs = [torch.empty_strided(*shape, dtype=dtype, device="meta") for shape, dtype in made.outputs]
+            result = outputs[0] if made.single else tuple(outputs)
+        found = made if made is not None else _made(func, args, kwargs or {}, result, single=True)
+        self.done += found.work
+        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._meet(leaf.untyped_storage())
+        return result
+
+    def _first(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, _Made | None]:
+        """An operator met for the first time; what is known of it afterwards where its outputs are fresh tensors."""
+        result = func(*args, **kwargs)
+        single = isinstance(result, Tensor)
+        plain = single or (isinstance(result, tuple) and all(isinstance(leaf, Tensor) for leaf in result))
+        if not plain or func._schema.is_mutable or not all(map(_is_plain, tree_leaves(result))):
+            return result, None
+        return result, _made(func, args, kwargs, result, single)
+
+    def _meet(self, storage: Any) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place in self.known or not size:
+            return
+        self.known.add(place)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        if size >= KEPT:
+            self.fresh += size
+        else:
+            self._rise(size)
+        weakref.finalize(storage, self._gone, place, size)
+
+    def _rise(self, size: int) -> None:
+        self.reused += size
+        if self.reused > self.highest:
+            self.fresh += self.reused - self.highest
+            self.highest = self.reused
+
+    def _gone(self, place: int, size: int) -> None:
+        self.known.discard(place)
+        self.now -= size
+        self.reused -= size if size < KEPT else 0
+
+
+# ---- transforms around operators -----------------------------------------------------------------------------
+
+
+@contextmanager
+def layers(function: Callable[..., Any], meter: Meter) -> Iterator[None]:
+    """While it lasts, the transforms that the module of a function calls tell the meter when they are entered and left.
+
+    Operators of a way back that is called after its `vjp` has ended count as outside of it.
+    """
+    namespace = function.__globals__
+    held = {name: namespace[name] for name in TRANSFORMS if name in namespace}
+    namespace.update({name: _told(name, transform, meter) for name, transform in held.items()})
+    try:
+        yield
+    finally:
+        namespace.update(held)
+
+
+def _told(name: str, transform: Callable[..., Any], meter: Meter) -> Callable[..., Any]:
+    """A transform that counts itself: those that return a function while that one runs."""
+
+    def deeper(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*given: Any, **named: Any) -> Any:
+            meter.depth += 1
+            try:
+                return function(*given, **named)
+            finally:
+                meter.depth -= 1
+
+        return run
+
+    if name in ("jvp", "vjp"):
+        return deeper(transform)
+    return lambda *given, **named: deeper(transform(*given, **named))
