@@ -31,7 +31,7 @@ class Work:
     that all other operators read and wrote. `fresh`: bytes that the system had to give: what the bytes alive rose by
     beyond their highest, and every result too large to be kept for reuse. `operators`: operators that compute;
     `views`: those that only look at numbers in another way; `layers`: transforms (vmap, grad, jvp, vjp) around each of
-    either, in sum. `peak`: the most bytes alive at once, of all that was made inside.
+    either, in sum; `transforms`: how many were entered. `peak`: the most bytes alive at once, of all that was made inside.
     """
 
     products: float = 0.0
@@ -44,6 +44,7 @@ class Work:
     operators: float = 0.0
     views: float = 0.0
     layers: float = 0.0
+    transforms: float = 0.0
     peak: float = 0.0
 
     @property
@@ -61,7 +62,14 @@ class Work:
         return Work(*(factor * getattr(self, f.name) for f in fields(self)))
 
 
-EACH = {"operator": "operators", "view": "views", "layer": "layers", "matrix": "matrices", "setup": "setups"}
+EACH = {
+    "operator": "operators",
+    "view": "views",
+    "layer": "layers",
+    "transform": "transforms",
+    "matrix": "matrices",
+    "setup": "setups",
+}
 """numbers of a calibration that are seconds each, and what they count"""
 SPEEDS = ("products", "convolutions", "packed", "moved", "fresh")
 """numbers of a calibration that are counts a second"""
@@ -72,7 +80,7 @@ class Calibration:
     """How fast a device is.
 
     Seconds: of one `operator` and one `view` outside all transforms, of each `layer` of transforms around one of them,
-    of one small `matrix` within a batched product, of the `setup` of a convolution for each result. A second:
+    of entering a `transform`, of one small `matrix` within a batched product, of the `setup` of a convolution for each result. A second:
     floating point operations of `products` and `convolutions`; bytes that these read and write (`packed`), that other
     operators do (`moved`), and that are had from the system (`fresh`).
     """
@@ -81,6 +89,7 @@ class Calibration:
     operator: float
     view: float
     layer: float
+    transform: float
     matrix: float
     setup: float
     products: float

@@ -99,15 +99,29 @@ class Estimator:
         return replace(whole + extra, peak=peak, fresh=fresh)
 
     def products(self, plan: Plan) -> dict[str, float]:
-        """Products that linear solvers are taken to need: those asked for, or at most one for each number."""
+        """Products that linear solvers are taken to need: those asked for, or where a tolerance ends them an estimate.
+
+        Conjugate gradients and gmres need about the square root of the steps that gradient descent needs to the same
+        tolerance, a Neumann series as many (Saad, Iterative methods for sparse linear systems, 6.11.3); never more
+        than one for each number.
+        """
         found = {}
         for name, choice in plan.choices.items():
             adjoint = choice.adjoint
             if isinstance(adjoint, Implicit) and adjoint.method in ("cg", "gmres", "neumann"):
-                most = self.size(self.program.level(name))
-                fixed = adjoint.tol == 0 or most is None
-                found[name] = float(adjoint.steps if fixed else min(adjoint.steps, most or adjoint.steps))
+                level = self.program.level(name)
+                most, steps = self.size(level), self._steps_needed(level)
+                if adjoint.tol == 0 or most is None or steps is None:
+                    found[name] = float(adjoint.steps)
+                    continue
+                needed = steps if adjoint.method == "neumann" else math.sqrt(steps)
+                found[name] = float(min(adjoint.steps, most, math.ceil(needed)))
         return found
+
+    def _steps_needed(self, level: ir.Level) -> float | None:
+        """Steps that a level takes; for `until` the geometric mean of one and the most."""
+        steps = self.steps.get(level.name)
+        return math.sqrt(steps) if steps is not None and isinstance(level.phases[-1].duration, ir.Until) else steps
 
     # ---- sizes ----------------------------------------------------------------------------------------------
 

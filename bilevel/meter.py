@@ -96,25 +96,30 @@ def _extent(leaf: Tensor) -> int:
     return math.prod(stored) * leaf.element_size()
 
 
+def _places(tree: Any) -> set[int]:
+    """Where the numbers of tensors are stored."""
+    return {leaf.untyped_storage()._cdata for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+
+
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators and what they do, and bytes alive of what is made inside; `depth`: transforms around, now."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.done = Work()
-        self.views = self.layers = self.depth = 0
+        self.views = self.layers = self.transforms = self.depth = 0
         self.now = self.peak = self.reused = self.highest = self.fresh = 0
         self.known: set[int] = set()
 
     @property
     def work(self) -> Work:
         """All that was counted so far."""
-        counts = map(float, (self.fresh, self.views, self.layers, self.peak))
-        return self.done + Work(**dict(zip(("fresh", "views", "layers", "peak"), counts, strict=True)))
+        names = ("fresh", "views", "layers", "transforms", "peak")
+        return self.done + Work(**{name: float(getattr(self, name)) for name in names})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.layers += self.depth
-        if func.is_view:
+        if func.is_view or func._overloadpacket is aten._unsafe_view:
             self.views += 1
             return func(*args, **(kwargs or {}))
         key = _signature(func, args, kwargs)
@@ -139,6 +144,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         single = isinstance(result, Tensor)
         plain = single or (isinstance(result, tuple) and all(isinstance(leaf, Tensor) for leaf in result))
         if not plain or func._schema.is_mutable or not all(map(_is_plain, tree_leaves(result))):
+            return result, None
+        if _places(result) & _places((args, kwargs)):  # a view in all but name
             return result, None
         return result, _made(func, args, kwargs, result, single)
 
@@ -192,6 +199,7 @@ def _told(name: str, transform: Callable[..., Any], meter: Meter) -> Callable[..
         @functools.wraps(function)
         def run(*given: Any, **named: Any) -> Any:
             meter.depth += 1
+            meter.transforms += 1
             try:
                 return function(*given, **named)
             finally:

@@ -146,7 +146,7 @@ def test_the_gradient_check_is_its_last_line() -> None:
 
 # ---- calibration ---------------------------------------------------------------------------------------------
 
-TRUE = Calibration("true", 2e-5, 5e-6, 3e-6, 2e-7, 5e-5, 4e10, 3e10, 1e10, 8e9, 2e9)
+TRUE = Calibration("true", 2e-5, 5e-6, 3e-6, 4e-5, 2e-7, 5e-5, 4e10, 3e10, 1e10, 8e9, 2e9)
 WORKS = [
     Work(products=2e10, moved=1e8, operators=500, views=100),
     Work(products=1e7, moved=5e8, operators=900, views=4000),

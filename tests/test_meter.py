@@ -6,7 +6,7 @@ import torch
 from torch.func import grad, jvp, vjp, vmap
 
 from bilevel.costs import Work
-from bilevel.meter import KEPT, Meter, layers
+from bilevel.meter import KEPT, Meter, aten, layers
 
 
 def counted(function: object, *given: object) -> Work:
@@ -72,6 +72,7 @@ def test_layers_are_transforms_around_operators() -> None:
     with torch.no_grad(), meter, layers(module, meter):
         module()
     found = meter.work
+    assert found.transforms == 2
     assert 0 < found.layers <= 2 * (found.operators + found.views)
     assert vmap is before and meter.depth == 0
 
@@ -84,3 +85,13 @@ def test_layers_are_transforms_around_operators() -> None:
 
     with meter, layers(back, meter):
         back()
+
+
+def test_what_was_met_before_counts_the_same() -> None:
+    def work(device: str) -> Work:
+        table = torch.ones(4, 6, device=device)
+        return counted(lambda: aten._unsafe_view(torch.mm(table, table.t()), [2, 8]).contiguous() + 1.0)
+
+    first = work("meta")
+    assert work("meta") == first == work("cpu")
+    assert first.peak == first.fresh == 4 * 16 * 2  # neither the view nor what it makes contiguous is stored again

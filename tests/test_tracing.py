@@ -67,7 +67,10 @@ def test_nine_steps_are_predicted_from_two_and_three(mode: str) -> None:
     parts = parts_of(plan)
     found, (real, peak) = predicted(plan, parts), measured(plan, parts)
     assert found.flop == pytest.approx(real.flop, rel=1e-12)
-    assert found.operators == pytest.approx(real.operators, rel=0.05)
+    # Without numbers torch fills zeros that forward mode keeps as a flag on other devices.
+    assert found.operators == pytest.approx(real.operators, rel=0.06)
+    assert found.layers == pytest.approx(real.layers, rel=0.06)
+    assert found.transforms == real.transforms
     assert found.moved == pytest.approx(real.moved, rel=0.05)
     assert found.peak == pytest.approx(real.peak, rel=0.02)
     assert found.peak == pytest.approx(peak, rel=0.1)
