@@ -105,12 +105,11 @@ WORKLOAD = Workload(
     sides=(
         Side("ours, rmd, fx", partial(ours, "rmd", "fx")),
         Side("ours, rmd(checkpoint = sqrt), fx", partial(ours, "rmd(checkpoint = sqrt)", "fx")),
-        Side("ours, rmd, Inductor", partial(ours, "rmd", "inductor")),
         Side("TorchOpt functional", torchopt_functional, "torchopt"),
     ),
     arrays=arrays,
     floor=floor,
     devices=("cpu", "cuda"),
-    tolerance=1e-2,
+    tolerance=1e-2,  # the first moves of Adam are nearly signs: rounding of a small gradient shows
     memory=True,
 )
