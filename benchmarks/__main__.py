@@ -44,10 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results[shown] = {"machine": about, "minutes": round((time.monotonic() - began) / 60, 2), "found": found}
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         problems += _show(shown, found, places["plots"])
-    for name in results if options.report else ():
-        _show(name, results[name]["found"], places["plots"])
-    plots = os.path.relpath(places["plots"], places["page"].parent)
-    places["page"].write_text(markdown(results, plots), encoding="utf-8")
+        _write_page(results, places)
+    if options.report:
+        for name in results:
+            _show(name, results[name]["found"], places["plots"])
+        _write_page(results, places)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -62,6 +63,12 @@ def _places(options: argparse.Namespace) -> dict[str, Path]:
         "results": folder / "results.json",
         "plots": folder / "plots",
     }
+
+
+def _write_page(results: dict[str, Any], places: dict[str, Path]) -> None:
+    """BENCHMARKS.md with all figures so far, so that a run that is broken off leaves it."""
+    plots = os.path.relpath(places["plots"], places["page"].parent)
+    places["page"].write_text(markdown(results, plots), encoding="utf-8")
 
 
 def _able(device: str) -> list[str]:
