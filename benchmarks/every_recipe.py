@@ -1,10 +1,12 @@
 """Runs the small child of every packaged recipe, checks its hypergradients, and prints one table.
 
     python -m benchmarks.every_recipe [NAME ...] [--seeds 3] [--markdown recipes/RESULTS.md] [--json every_recipe.json]
+    python -m benchmarks.every_recipe --from FILE.json ... [--markdown recipes/RESULTS.md]
 
 For each recipe: class, seconds of one run, its first report at step 0 and at the end, the gain in standard errors
 (`improvement.py` says over what), and what `gradcheck` finds. A gain below 3 and a failed check are marked, and end the
-program with exit code 1.
+program with exit code 1. `--from` runs nothing: it joins the rows of earlier calls; of a recipe in several files the
+last counts.
 """
 
 from __future__ import annotations
@@ -59,12 +61,7 @@ class Result:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the recipes, print the table; 1 where one of them is marked."""
     options = _options(arguments)
-    wanted = [one for one in catalogue() if one.quick and (not options.names or one.name in options.names)]
-    results = []
-    for number, one in enumerate(wanted, 1):
-        print(f"[{number}/{len(wanted)}] {one.name}", file=sys.stderr, flush=True)
-        results.append(_result(one.name, one.source, options.seeds))
-        Console(file=sys.stderr).print(_table(results[-1:]))
+    results = joined(options.files) if options.files else _ran(options.names, options.seeds)
     Console(width=180).print(_table(results))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n", encoding="utf-8")
@@ -73,10 +70,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(result.ok for result in results) else 1
 
 
+def _ran(names: Sequence[str], seeds: int) -> list[Result]:
+    """The rows of these recipes, of all where none is named; each is shown as it comes."""
+    wanted = [one for one in catalogue() if one.quick and (not names or one.name in names)]
+    results = []
+    for number, one in enumerate(wanted, 1):
+        print(f"[{number}/{len(wanted)}] {one.name}", file=sys.stderr, flush=True)
+        results.append(_result(one.name, one.source, seeds))
+        Console(file=sys.stderr).print(_table(results[-1:]))
+    return results
+
+
+def joined(files: Sequence[Path]) -> list[Result]:
+    """The rows that `--json` wrote into several files, by name; of two rows of a recipe the later one."""
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    found = {row["recipe"]: Result(**{**row, "gain": row["gain"] and Improvement(**row["gain"])}) for row in rows}
+    return [found[name] for name in sorted(found)]
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.every_recipe", description=__doc__)
     parser.add_argument("names", metavar="NAME", nargs="*", help="recipes to run; all without it")
     parser.add_argument("--seeds", type=int, default=3, help="runs of a recipe whose report has no copies (3)")
+    parser.add_argument("--from", dest="files", type=Path, nargs="+", metavar="FILE", help="join rows in place of runs")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     parser.add_argument("--markdown", type=Path, help="write the table as a page")
     return parser.parse_args(arguments)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
+from pathlib import Path
 from statistics import stdev
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.every_recipe import Result, joined, markdown
 from benchmarks.folds import FOLDS
-from benchmarks.improvement import improvement
+from benchmarks.improvement import Improvement, improvement
 from bilevel.backends.torch_func.keyed import make_key, permutation
 from bilevel.program import Program
 from bilevel.program import compile as build
@@ -66,6 +70,18 @@ def test_what_is_no_mean_over_samples_has_no_parts() -> None:
     program = fitted("loss(w, d.test)^2")
     run = program.run(seed=0)
     assert improvement(program, [run, run]).over == "2 seeds"
+
+
+def test_rows_of_several_calls_are_joined(tmp_path: Path) -> None:
+    """In the order of their names, the later of two; a recipe that did not run keeps its reason."""
+    gain = Improvement("val", 2.0, 1.0, 4.5, "50 copies")
+    calls = [[Result("b", "B", problem="no"), Result("c", "C", "exact", 9.0, gain, "exact to 1e-09", True)]]
+    calls += [[Result("a", "A", problem="no"), Result("b", "B", "exact", 8.0, gain, "", True)]]
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file, results in zip(files, calls, strict=True):
+        file.write_text(json.dumps([asdict(result) for result in results]), "utf-8")
+    assert joined(files) == [calls[1][0], calls[1][1], calls[0][1]]
+    assert "| c | C | exact | 9 | val | 2 | 1 | 4.5 (50 copies) |" in markdown(joined(files))
 
 
 def test_copies_may_be_counted_by_a_param() -> None:
