@@ -13,8 +13,10 @@ from typing import Any
 from torch import nn
 
 from bilevel import ir
+from bilevel.backends.torch_func.tree import leaves
 from bilevel.binding import Parts
-from bilevel.errors import fail
+from bilevel.dsl.mismatch import too_many
+from bilevel.errors import Diagnostic, RecipeError, Span, fail
 
 
 def views(program: ir.Program, parts: Parts) -> Iterator[Parts]:
@@ -73,3 +75,39 @@ def _values(size: ir.Expr, parts: Parts, lists: dict[str, list[Any]]) -> list[An
 def _is_size(found: Any) -> bool:
     whole = found if isinstance(found, tuple | list) else (found,)
     return all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in whole)
+
+
+# ---- numbers of draws ----------------------------------------------------------------------------------------
+
+
+def check_counts(program: ir.Program, parts: Parts) -> None:
+    """Raises RecipeError (B312) for every draw of more samples than a built data set has.
+
+    Sets whose registration says their length are checked before; streams have no length.
+    """
+    numbers = {param.name: param.value for param in program.params}
+    lists = {i.name: elements(i, parts) for level in program.walk_levels() for i in level.indices}
+    problems: dict[Span, Diagnostic] = {}
+    for sample in _samples(program):
+        count = sample.count
+        wanted = count.value if isinstance(count, ir.Constant) else numbers.get(getattr(count, "name", ""))
+        found = [_length(source) for source in _values(sample.source, parts, lists)]
+        least = min((length for length in found if length is not None), default=None)
+        if isinstance(wanted, int) and least is not None and wanted > least:
+            problems.setdefault(sample.span, too_many(sample.source.span.text, sample.span, wanted, least))
+    if problems:
+        raise RecipeError(list(problems.values()))
+
+
+def _samples(program: ir.Program) -> Iterator[ir.Sample]:
+    """What the draws and indices of levels and reports take."""
+    for level in program.walk_levels():
+        indices = (*level.indices, *(index for report in level.reports for index in report.indices))
+        for source in (*(draw.source for draw in level.draws), *(index.source for index in indices)):
+            if isinstance(source, ir.Sample):
+                yield source
+
+
+def _length(source: Any) -> int | None:
+    """The number of samples of a finite source; None for a stream."""
+    return len(leaves(source)[0]) if isinstance(source, tuple) and hasattr(source, "_fields") else None

@@ -23,7 +23,7 @@ from bilevel.binding import Parts, bind
 from bilevel.compiling import Asked, kernel_lines, kernels_for, prepare
 from bilevel.costs import Calibration, current
 from bilevel.derivatives import found_derivatives
-from bilevel.elements import check_sizes
+from bilevel.elements import check_counts, check_sizes
 from bilevel.errors import fail
 from bilevel.explain import plan_text
 from bilevel.facts import Facts
@@ -148,6 +148,7 @@ def compile(
     bound = bind(plan.program, known, parts, _device(device), dtype)
     check_trees(plan.program, bound)
     check_sizes(plan.program, bound)
+    check_counts(plan.program, bound)
     check_samples(plan.program, bound)
     derivatives = found_derivatives(plan, bound)
     if derivatives:

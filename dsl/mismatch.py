@@ -123,7 +123,7 @@ def check_count(checker: Checker, node: nodes.Subscript, source: Type, count: ir
     elif isinstance(source, Records):
         length = shapes.value_of(source.length, checker.sizes)
         if length is not None and wanted > length:
-            checker.report(_too_many(node, wanted, length))
+            checker.report(too_many(node.base.span.text, node.span, wanted, length))
 
 
 def _number(checker: Checker, count: ir.Expr | None) -> int | float | None:
@@ -135,12 +135,12 @@ def _number(checker: Checker, count: ir.Expr | None) -> int | float | None:
     return None
 
 
-def _too_many(node: nodes.Subscript, wanted: int, length: int) -> Diagnostic:
-    name = node.base.span.text
+def too_many(name: str, span: Span, wanted: int, length: int) -> Diagnostic:
+    """B312 for a draw of `wanted` samples from the data set `name`, which has `length`."""
     return Diagnostic(
         "B312",
         f"`{name}` has {length:_} samples, and {wanted:_} are drawn from it",
-        node.span,
+        span,
         f"at most {length:_}",
         why="one draw takes different samples: it draws without replacement",
         fix=f"{name}[{length:_}] or fewer; or `{name}` without brackets for all of them",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import bilevel
 from bilevel import registry
 from bilevel.binding import bind
 from bilevel.errors import RecipeError
@@ -158,3 +159,32 @@ level a {
     program = check_text(text, "open.bl")
     parts = bind(program, registry.collect([zoo, net]), {"A": torch.ones(4, 2)}, torch.device("cpu"), torch.float32)
     assert isinstance(parts.objects["net"], nn.Linear)
+
+
+# ---- draws from data whose length is known when it is built --------------------------------------------------
+
+DRAWS = """recipe draws
+use d = corrupted(digits(size = 8), symmetric(0.5))
+param asked = 355
+level fit {
+    w : real from 0
+    b ~ d.val[359]
+    each s ~ d.train[4]
+    minimize mean[s] (w - s.y)^2 + mean((w - b.y)^2)
+    by sgd(lr = 0.01) for 1 step
+    report seen = mean[s] (w - s.y)^2 with s ~ d.test[asked] every 1 steps
+}
+"""
+
+
+def test_more_draws_than_a_built_data_set_has_are_b312() -> None:
+    text = DRAWS.replace("= 355", "= 356").replace("[359]", "[400]")
+    with pytest.raises(RecipeError) as caught:
+        bilevel.compile(bilevel.parse(text))
+    assert [(d.code, d.span.line if d.span else 0) for d in caught.value.diagnostics] == [("B312", 6), ("B312", 10)]
+    assert "`d.val` has 359 samples, and 400 are drawn from it" in str(caught.value)
+    assert "`d.test` has 355 samples, and 356 are drawn from it" in str(caught.value)
+
+
+def test_as_many_draws_as_samples_are_taken() -> None:
+    assert bilevel.compile(bilevel.parse(DRAWS)).run(seed=0).reports["seen"]
