@@ -36,7 +36,8 @@ def recipe_bundle(recipe: Recipe) -> Bundle:
 
 
 def plan_bundle(plan: Plan, parts: Parts | None = None) -> Bundle:
-    """The plan as text, page and picture."""
+    """The plan as text, page and picture, and the problem as equations."""
+    from bilevel.dsl.latex import to_latex
     from bilevel.explain import plan_text
     from bilevel.plan_json import plan_json
     from bilevel.views import FORMATS, read
@@ -44,7 +45,8 @@ def plan_bundle(plan: Plan, parts: Parts | None = None) -> Bundle:
     document = read(plan_json(plan))
     page = escape(FORMATS["html"](document))
     frame = f'<iframe srcdoc="{page}" style="width:100%;height:{FRAME}px;border:0" title="plan"></iframe>'
-    return {"text/plain": plan_text(plan, parts), "text/html": frame, "image/svg+xml": FORMATS["svg"](document)}
+    bundle = {"text/plain": plan_text(plan, parts), "text/html": frame, "image/svg+xml": FORMATS["svg"](document)}
+    return {**bundle, "text/latex": f"$$\n{to_latex(plan.program)}\n$$"}
 
 
 def run_bundle(run: Run) -> Bundle:

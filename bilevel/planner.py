@@ -191,7 +191,7 @@ def _costs(
     found = {}
     for mode in _listed(level, asked):
         verdict, exactness = mode.accepts(level, facts), mode.exactness(level, facts)
-        wanted = asked.pinned in (None, mode) and _allowed(exactness, asked.allow)
+        wanted = mode == asked.pinned if asked.pinned is not None else _allowed(exactness, asked.allow)
         if verdict.ok and (every or wanted):
             found[mode.title] = estimates.cost(choices, level, mode)
     return found

@@ -17,6 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the program prints now into the expected files, to be read as a diff",
     )
+    parser.addoption("--every-golden", action="store_true", help="compare the plans that take long as well")
+
+
+@pytest.fixture
+def every_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether expected files that take long to make are looked at as well."""
+    return bool(request.config.getoption("--every-golden"))
 
 
 @pytest.fixture

@@ -226,6 +226,14 @@ def test_a_named_mode_that_does_not_fit_is_b502() -> None:
     assert "adapt : rmd(order = 1)                 150 B,  1.00 FLOP  biased" in text
 
 
+def test_a_named_mode_of_another_class_has_to_fit_as_well() -> None:
+    recipe = bilevel.parse(TEXT + "schedule { adapt : rmd(order = 1) }", "tiny.bl").with_({"task.count": 1})
+    with pytest.raises(RecipeError) as caught:
+        bilevel.compile(recipe, limit=Limit(300), calibration=reference())
+    (found,) = caught.value.diagnostics
+    assert found.code == "B502" and found.message.startswith("`rmd(order = 1)` does not fit")
+
+
 def test_checkpoint_auto_is_what_fits() -> None:
     line = "schedule { adapt : rmd(checkpoint = auto) }"
     assert chosen(1000, line).mode == "rmd(checkpoint = sqrt)"

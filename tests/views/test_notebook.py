@@ -82,6 +82,7 @@ def test_a_plan_shows_page_and_picture() -> None:
     assert bundle["text/plain"] == str(plan)
     assert "How adapt is differentiated" in unescape(bundle["text/html"])
     assert ElementTree.fromstring(bundle["image/svg+xml"]).tag.endswith("svg")
+    assert bundle["text/latex"] == bilevel.load("maml_sine")._repr_mimebundle_()["text/latex"]
 
 
 def test_a_program_and_its_run_show_themselves() -> None:

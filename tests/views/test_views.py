@@ -178,3 +178,17 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", str(tmp_path / "plan.html")]
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert "How adapt is differentiated" in dom and dom.count('class="line"') == 39
+
+
+def test_the_keyboard_reaches_everything_in_the_order_of_reading() -> None:
+    """What scrolls can be focused, steps and lines of facts are links, and nothing jumps the order."""
+    text = FORMATS["html"](document("maml_sine"))
+    tags = Tags(text).found
+    assert all(a.get("tabindex") == "0" for tag, a in tags if tag == "pre" or a.get("class") == "scroll")
+    assert {a.get("tabindex") for _, a in tags} == {None, "0"}
+    assert all(a.get("href", "").startswith("#") for tag, a in tags if tag == "a")  # type: ignore[union-attr]
+    stops = [tag for tag, a in tags if "tabindex" in a or tag == "a"]
+    steps = len(document("maml_sine").nodes)
+    assert stops == ["pre", "pre", "div", *["a"] * steps, "div", "div", *["a"] * len(document("maml_sine").facts)]
+    for rule in (".scroll:focus-visible", "a:focus-visible", "pre:focus-visible", ".graph a:focus rect"):
+        assert rule in text
