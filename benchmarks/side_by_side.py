@@ -154,7 +154,7 @@ def _profile(timed: Sequence[tuple[Worker, dict[str, Any]]]) -> None:
 
 def summary(times: Sequence[float]) -> dict[str, Any]:
     """Median and quartiles of times, in seconds."""
-    low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else (times[0],) * 3
     return {"median": statistics.median(times), "quartiles": [low, high], "runs": len(times)}
 
 
