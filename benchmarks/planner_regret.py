@@ -251,6 +251,27 @@ def said(figures: dict[str, float | int]) -> str:
     )
 
 
+def markdown(found: Sequence[Judged]) -> Iterator[str]:
+    """One row for each problem: the chosen mode, predicted and measured, and how it compares."""
+    yield "| problem | modes run | chosen | predicted, ms | measured, ms | fastest | regret | tau | told apart |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for one in found:
+        chosen = next(row for row in one.modes if row.chosen)
+        fastest = min(one.run, key=lambda row: row.seconds or math.inf, default=None)
+        cells = (
+            f"{one.kind}: {one.name}",
+            f"{len(one.run)} of {len(one.modes)}",
+            chosen.mode,
+            _ms(chosen.seconds_predicted),
+            _ms(chosen.seconds),
+            "-" if fastest is None else fastest.mode,
+            "-" if one.regret is None else f"{one.regret:.2f}",
+            _signed(one.tau),
+            _signed(one.tau_apart),
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
 def plot(found: Sequence[Judged], path: Path) -> None:
     """Predicted against measured, and the regret of every problem."""
     from matplotlib.figure import Figure
@@ -314,6 +335,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--resume", action="store_true", help="keep what the file holds already")
     parser.add_argument("--json", type=Path, default=Path("planner_regret.json"))
+    parser.add_argument("--markdown", type=Path, default=Path("planner_regret.md"))
     parser.add_argument("--plot", type=Path, default=Path("planner_regret.png"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -329,6 +351,8 @@ def main() -> None:
             given.json.write_text(f"{held}\n", encoding="utf-8")
     took = time.perf_counter() - began
     print(f"\n{said(summary(found))}\n{took:.0f} s, {given.threads} threads, `{calibration.name}`")
+    table = "\n".join([*markdown(found), "", *said(summary(found)).splitlines()])
+    given.markdown.write_text(f"{table}\n", encoding="utf-8")
     plot(found, given.plot)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.planner_cells import cells
-from benchmarks.planner_regret import Judged, Measured, content, judge, resumed, summary, timed
+from benchmarks.planner_regret import Judged, Measured, content, judge, markdown, resumed, summary, timed
 from bilevel import pipeline
 from bilevel.costs import reference
 from bilevel.limits import Limit
@@ -69,6 +69,9 @@ def test_figures() -> None:
     near = Judged("k", "near", (row("a", True, 2.0, 2.0), row("b", False, 1.0, 2.1), row("c", False, 3.0, 9.0)))
     assert near.tau == pytest.approx(1 / 3) and near.tau_apart == 1.0  # the quartiles of the first two overlap
     assert (right.tau_apart, wrong.tau_apart, unrun.tau_apart) == (1.0, -1.0, None)
+    rows = list(markdown([wrong, unrun]))[2:]
+    assert rows[0] == "| k: wrong | 2 of 2 | a | 1,000.00 | 3,000.00 | b | 3.00 | -1.00 | -1.00 |"
+    assert rows[1] == "| k: unrun | 0 of 1 | a | 99,000.00 | - | - | - | - | - |"
     figures = summary([right, wrong, unrun])
     assert figures["modes_run"] == 4
     assert figures["regret_close"] == 0.5 and figures["regret_worst"] == 3.0
