@@ -101,6 +101,17 @@ def test_python_code_is_not_frozen_into_a_kernel() -> None:
     assert all(one.run is None for one in kept.made)
 
 
+def test_a_function_that_tells_equal_arguments_apart_runs_as_it_is() -> None:
+    """As the list of all domains but the one that is given does: a kernel knows values, not which object has them."""
+    domains = [torch.ones(3), torch.full((3,), 2.0)]
+    kernel, kept = made(lambda held: torch.stack([d for d in domains if d is not held]).sum())
+    for _ in range(2):
+        assert float(kernel(domains[0])) == 6.0
+        assert float(kernel(domains[1])) == 3.0
+    assert kept.made[0].run is None
+    assert kept.made[0].reason == "equal arguments do not always give the same"
+
+
 def test_data_outside_of_a_function_is_held_by_its_kernel() -> None:
     data = torch.rand(3)
     kernel, kept = made(lambda x: x * data + torch.tensor(0.5))

@@ -19,6 +19,10 @@ ROUNDINGS = 10.0
 """how many times the change by rounding a difference may be"""
 
 
+class Unlike(Exception):  # noqa: N818 - what a function is, and no mistake of anybody
+    """A function of more than the values of its inputs: of which objects they are, say."""
+
+
 def differences(expected: Sequence[Tensor], found: Sequence[Tensor]) -> list[float]:
     """|found - expected| / |expected| for each pair; inf where form or whole numbers differ."""
     return [_difference(a, b) for a, b in zip(expected, found, strict=True)]
@@ -44,11 +48,17 @@ def worst(
     expected: Sequence[Tensor],
     found: Sequence[Tensor],
 ) -> float | None:
-    """The largest difference that is not explained by rounding; None where there is none."""
+    """The largest difference that is not explained by rounding; None where there is none.
+
+    Fails with Unlike where the function gives something else for equal inputs.
+    """
     off = differences(expected, found)
     wrong = [place for place, number in enumerate(off) if number > tolerance(expected[place])]
     if not wrong:
         return None
+    repeated = differences(expected, function([t.clone() for t in inputs]))
+    if any(number > tolerance(value) for number, value in zip(repeated, expected, strict=True)):
+        raise Unlike
     moved = differences(expected, function([_rounded(t) for t in inputs]))
     left = [off[place] for place in wrong if not off[place] <= ROUNDINGS * moved[place]]
     return max(left, default=None)
