@@ -110,10 +110,15 @@ def prepare(program: Program, seed: int = 0) -> None:
                 continue  # a linear system that cannot be solved: the run says so, with its place
 
 
+def kernel_line(kernels: Kernels) -> str:
+    """The kind of kernels and why."""
+    return f"kernels    {kernels.kind}        {kernels.reason}"
+
+
 def kernel_lines(program: Program) -> Iterator[str]:
     """What runs as a kernel, level by level, and what does not and why."""
     kernels = program.kernels
-    yield f"kernels    {kernels.kind}        {kernels.reason}"
+    yield kernel_line(kernels)
     for level in program.plan.program.walk_levels():
         made = list(_made(program, level.name))
         if kernels.kind == "none" or not made:

@@ -20,7 +20,7 @@ from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.plainly import Plain
 from bilevel.backends.torch_func.trace.kernels import Kernels
 from bilevel.binding import Parts, bind
-from bilevel.compiling import Asked, kernel_lines, kernels_for, prepare
+from bilevel.compiling import Asked, kernel_line, kernel_lines, kernels_for, prepare
 from bilevel.costs import Calibration, current
 from bilevel.derivatives import found_derivatives
 from bilevel.elements import check_counts, check_sizes
@@ -58,7 +58,7 @@ class Program:
 
     def explain(self) -> str:
         """The plan as text, with sizes and the costs of every mode."""
-        return plan_text(self.explained, self.parts)
+        return f"{plan_text(self.explained, self.parts)}\n{kernel_line(self.kernels)}\n"
 
     def explain_kernels(self, seed: int = 0) -> str:
         """What runs as a kernel and what does not, and why; makes them, which takes as long as the first step."""
@@ -128,7 +128,7 @@ def compile(
     allow: Class = "exact",
     calibration: Calibration | None = None,
     decided: Mapping[str, str] | None = None,
-    compile: Asked = "none",
+    compile: Asked = "auto",
     **parts: Any,
 ) -> Program:
     """Check, plan and emit a recipe and build its parts; raises RecipeError with every problem of the stage it is in.
@@ -138,7 +138,7 @@ def compile(
     device; `allow`: the worst class that the planner may choose by itself; `calibration`: by default this machine's,
     or the reference; `decided`: modes by level that an earlier plan of the recipe took, in place of a choice by cost.
     `compile`: what the emitted functions become: `none` (they run as they are), `fx` (traced), `inductor` (compiled),
-    or by the number of steps of a run (`auto`, in runs alone).
+    or what pays back in the steps of a run (`auto`: in runs alone; a single hypergradient is computed as it is).
     """
     recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
     known = _registry(registry)

@@ -15,6 +15,7 @@ from bilevel.recipe import Recipe
 if TYPE_CHECKING:
     from bilevel.binding import Parts
     from bilevel.plan import Plan
+    from bilevel.program import Program
 
 FORMATS = ("text", "json", "dot", "mermaid", "svg", "html")
 STAGES = ("parsed", "typed", "lowered", "scheduled")
@@ -32,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pin", action="store_true", help="write the modes that were chosen into the recipe's file")
     parser.add_argument("--diff", metavar="OTHER", help="compare with the plan of another recipe, or of memory=SIZE")
     parser.add_argument(
+        "--compile",
+        choices=("none", "fx", "inductor", "auto"),
+        default="auto",
+        help="kernels as in `run`; named, they are made, and shown function by function (auto: only which, and why)",
+    )
+    parser.add_argument(
         "--calibration",
         choices=("here", "reference"),
         help="whose speed times are predicted for: this machine's, where it was measured (here), or the reference",
@@ -44,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A plan and, unless it is symbolic, the parts that give it sizes."""
+    """A plan and, unless it is symbolic, the program with the parts that give it sizes."""
 
     recipe: Recipe
     plan: Plan
-    parts: Parts | None
+    program: Program | None
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
@@ -72,7 +79,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     elif arguments.format != "text":
         console.result(_view(arguments.format, made))
     else:
-        console.result(_text(made, arguments.stage))
+        console.result(_text(made, arguments.stage) + _kernels(made, arguments))
     if not (console.json or arguments.format == "json"):
         console.next(f"bilevel run {' '.join([arguments.file, *arguments.settings])}", "to compute it")
     return 0
@@ -116,8 +123,9 @@ def _planned(arguments: argparse.Namespace, file: str, limits: list[str]) -> Mad
         limit=read_limits(limits),
         allow=arguments.allow,
         calibration=reference() if arguments.calibration == "reference" else current(),
+        compile=arguments.compile,
     )
-    return Made(recipe, program.explained, program.parts)
+    return Made(recipe, program.explained, program)
 
 
 def _difference(made: Made, arguments: argparse.Namespace) -> str:
@@ -143,8 +151,19 @@ def _text(made: Made, stage: str | None) -> str:
     from bilevel.explain import plan_text
 
     if stage is None:
-        return plan_text(made.plan, made.parts)
+        return plan_text(made.plan, None if made.program is None else made.program.parts)
     return lowered(made.plan) if stage == "lowered" else scheduled(made.plan)
+
+
+def _kernels(made: Made, arguments: argparse.Namespace) -> str:
+    """Which kernels a run has and why; those that are asked for by name one by one."""
+    if made.program is None or arguments.stage is not None:
+        return ""
+    from bilevel.compiling import kernel_line  # imports torch, which a symbolic plan does without
+
+    if arguments.compile != "auto":
+        return f"\n{made.program.explain_kernels()}"
+    return f"\n{kernel_line(made.program.kernels)}\n"
 
 
 def _view(format: str, made: Made) -> str:
@@ -158,7 +177,10 @@ def _view(format: str, made: Made) -> str:
 def _document(made: Made) -> dict[str, object]:
     from bilevel.plan_json import plan_json
 
-    return plan_json(made.plan) | ({} if made.parts is None else {"sizes": _sizes(made.plan, made.parts)})
+    if made.program is None:
+        return plan_json(made.plan)
+    kernels = {"kind": made.program.kernels.kind, "why": made.program.kernels.reason}
+    return plan_json(made.plan) | {"sizes": _sizes(made.plan, made.program.parts), "kernels": kernels}
 
 
 def _sizes(plan: Plan, parts: Parts) -> dict[str, int]:

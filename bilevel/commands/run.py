@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         choices=("none", "fx", "inductor", "auto"),
-        default="none",
-        help="what the steps become: traced (fx), compiled (inductor); auto: what pays back in this run (none)",
+        default="auto",
+        help="what the steps become: traced (fx), compiled (inductor); auto: what pays back in this run (auto)",
     )
     parser.add_argument("--json", action="store_true", help="the result as one JSON document on stdout")
 
@@ -84,7 +84,7 @@ def build(
     limit: Limit | None = None,
     allow: Class = "exact",
     decided: Mapping[str, str] | None = None,
-    kernels: Asked = "none",
+    kernels: Asked = "auto",
 ) -> Program:
     """The compiled program with its parts."""
     # Idle threads sleep. By default they spin, and where another program wants the core a step takes fifty times as

@@ -8,11 +8,27 @@ import pytest
 import torch
 
 import bilevel
+from bilevel import compiling
 from bilevel.backends.torch_func.trace import compilers
 from bilevel.backends.torch_func.tree import leaves
-from bilevel.compiling import COMPILING, TRACING, step_calls
+from bilevel.command import main
+from bilevel.compiling import COMPILING, TRACING, Asked, step_calls
 from bilevel.errors import RecipeError
-from bilevel.recipe import load
+from bilevel.recipe import load, parse
+from bilevel.run import Event, advance, execute, read_about, restore
+
+SMALL = """recipe small
+level top {
+  x : real[3] from [0.7, -0.2, 0.4]
+  level fit {
+    w : real[3] from 0.5 * x
+    minimize sum(w^4) + 0.1 * sqnorm(w - x)
+    by sgd(lr = 0.05) for 3 steps
+  }
+  minimize sqnorm(w - 1)
+  by sgd(lr = 0.1) for 20 steps
+}
+schedule { fit : rmd }"""
 
 
 def test_auto_is_decided_by_the_number_of_steps() -> None:
@@ -61,3 +77,49 @@ def test_a_run_by_kernels_is_the_run_of_the_functions_and_repeats_to_the_same_bi
     again = bilevel.compile(recipe, compile="fx").run(seed=3)
     assert all(torch.equal(a, b) for a, b in zip(leaves(whole.state), leaves(again.state), strict=True))
     assert '"kernels": "fx"' in (tmp_path / "whole" / "run.json").read_text("utf-8")
+
+
+def test_by_default_what_pays_back_and_the_same_bits_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "TRACING", 100)
+    recipe = load("maml_sine").changed(["meta.steps=6"])
+    whole = bilevel.compile(recipe).run(seed=3, out=tmp_path / "whole")
+    assert whole.program.kernels.kind == "fx"
+    assert any(made.run is not None for made in whole.program.kernels.made)
+
+    def stop(event: Event) -> None:
+        if event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(bilevel.compile(recipe), tmp_path / "part", 3, [stop])
+    monkeypatch.setattr(compiling, "TRACING", 10**9)
+    kept = read_about(tmp_path / "part")
+    again = bilevel.compile(recipe, compile=kept["kernels"], decided=kept["decided"])
+    rest = advance(restore(again, tmp_path / "part", 3, []), [])
+    assert rest.losses[-3:] == whole.losses[-3:]
+    for a, b in zip(leaves(whole.state), leaves(rest.state), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_plan_says_which_kernels_a_run_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "maml_sine", "meta.steps=2"]) == 0
+    assert "kernels    none        about 40 steps of levels in a run" in capsys.readouterr().out
+    assert main(["plan", "maml_sine", "meta.steps=2", "--compile", "fx"]) == 0
+    out = capsys.readouterr().out
+    assert "kernels    fx        asked for" in out
+    assert "\n  meta     gradient\n" in out
+
+
+@pytest.mark.skipif(compilers.compiler() is None, reason="no C++ compiler")
+def test_inductor_computes_the_hypergradient_and_compiles_few_steps_as_one(tmp_path: Path) -> None:
+    """A recipe whose three steps and their way back are one graph: what was computed forth is not computed again."""
+    found = {}
+    kinds: tuple[Asked, ...] = ("none", "inductor")
+    for kind in kinds:
+        program = bilevel.compile(parse(SMALL, "small.bl"), compile=kind, dtype=torch.float64)
+        found[kind] = program.hypergradient(seed=1)["x"]
+    assert float((found["none"] - found["inductor"]).norm() / found["none"].norm()) < 1e-12
+    (made,) = program.kernels.made
+    assert made.name == "top_gradient" and made.run is not None

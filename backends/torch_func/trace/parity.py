@@ -19,7 +19,7 @@ ROUNDINGS = 10.0
 """how many times the change by rounding a difference may be"""
 
 
-class Unlike(Exception):  # noqa: N818 - what a function is, and no mistake of anybody
+class Unlike(Exception):
     """A function of more than the values of its inputs: of which objects they are, say."""
 
 
