@@ -20,7 +20,7 @@ from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.plainly import Plain
 from bilevel.backends.torch_func.trace.kernels import Kernels
 from bilevel.binding import Parts, bind
-from bilevel.compiling import Asked, kernel_line, kernel_lines, kernels_for, prepare
+from bilevel.compiling import Asked, kernel_lines, kernels_for, prepare
 from bilevel.costs import Calibration, current
 from bilevel.derivatives import found_derivatives
 from bilevel.elements import check_counts, check_sizes
@@ -58,7 +58,7 @@ class Program:
 
     def explain(self) -> str:
         """The plan as text, with sizes and the costs of every mode."""
-        return f"{plan_text(self.explained, self.parts)}\n{kernel_line(self.kernels)}\n"
+        return plan_text(self.explained, self.parts)
 
     def explain_kernels(self, seed: int = 0) -> str:
         """What runs as a kernel and what does not, and why; makes them, which takes as long as the first step."""
