@@ -1,4 +1,12 @@
-"""What runs the graph of a kernel: its own Python text (fx), or code that Inductor compiles for it."""
+"""What runs the graph of a kernel: its own Python text (fx), or code that Inductor compiles for it.
+
+Where the time of small networks goes, with Inductor on one core (25 networks 1-40-40-1 on 10 points, 5 steps and their
+way back as one graph, 0.86 ms): 48 products of 10 x 40 x 40 for 25 networks each, 12.5 us by MKL (63 GFLOP/s), are
+0.6 ms; the rest are passes over the weights and the calls. Tried without gain: products as multiply-and-sum (10 to 16 us
+each alone, slower in a graph), Inductor's own matrix products (no faster than MKL where their layouts are supported),
+its C++ wrapper (6% less time, twice the compile time). Longer runs go in chunks whose way back computes the activations
+of the way forth again, and reads states that no longer fit the cache.
+"""
 
 from __future__ import annotations
 
