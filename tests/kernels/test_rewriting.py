@@ -119,3 +119,13 @@ def test_the_adjoint_of_a_step_of_a_network() -> None:
     w = [random(BATCH, 7, 2), random(BATCH, 7, 7), random(BATCH, 1, 7)]
     found = rewritten(adjoint, *w, *[random(*p.shape, seed=9) for p in w], random(BATCH, 3, 2))
     assert found["neg.default"] == 0
+
+
+def test_a_product_with_zeros_that_is_added_to_another_shape_is_not_computed() -> None:
+    """The tangent of data that is not varied: an expanded zero, which a matrix product would copy out."""
+
+    def f(w: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+        still = torch.zeros((), dtype=FLOAT).expand(x.shape)
+        return torch.tanh(bias + still @ w) + x @ w
+
+    assert rewritten(f, random(7, 4), random(9, 7), random(4))["mm.default"] == 1

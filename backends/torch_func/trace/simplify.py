@@ -55,6 +55,10 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
             replace(node, same)
         elif number is None:
             _scaled(node, known)
+        elif node.target in MATRICES:  # added to an array of another shape, it would be computed all the same
+            zeros = insert(node, aten.new_zeros.default, arguments(node)[0], list(node.meta["val"].shape))
+            known[zeros] = 0.0
+            replace(node, zeros)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
