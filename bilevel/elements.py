@@ -68,7 +68,7 @@ def _values(size: ir.Expr, parts: Parts, lists: dict[str, list[Any]]) -> list[An
         case ir.Field(base=base, name=name):
             return [getattr(value, name) for value in _values(base, parts, lists) if hasattr(value, name)]
         case ir.Read(name=name):
-            return lists.get(name) or [parts.objects[name]] * (name in parts.objects)
+            return lists.get(name) or ([parts.objects[name]] if name in parts.objects else [])
     return []
 
 

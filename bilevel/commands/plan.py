@@ -103,6 +103,7 @@ def _check(arguments: argparse.Namespace, console: Console) -> None:
     whose = "--symbolic" if arguments.symbolic else f"--stage {arguments.stage}"
     sized = ["--limit"] * bool(arguments.limits) + ["--calibration"] * (arguments.calibration is not None)
     sized += ["--diff memory=..."] * bool(arguments.diff and arguments.diff.startswith("memory="))
+    sized += ["--compile"] * (arguments.compile != "auto")
     if sized:
         raise Usage(f"{whose} builds no part, so there are no sizes for {sized[0]} to decide about")
 

@@ -230,6 +230,24 @@ def test_plan_stages(bilevel: Command, stage: str, word: str) -> None:
     assert word in said.out
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--symbolic --limit memory=1GB", "--symbolic builds no part, so there are no sizes for --limit"),
+        ("--symbolic --calibration reference", "no sizes for --calibration"),
+        ("--symbolic --compile fx", "no sizes for --compile"),
+        ("--stage lowered --diff memory=1GB", "--stage lowered builds no part"),
+        ("--stage typed --pin", "there is nothing to pin"),
+        ("--why adapt rmd --diff maml_sine", "--why and --diff ask for two answers"),
+        ("--why adapt rmd --format html", "--why and --format html ask for two answers"),
+    ],
+)
+def test_options_of_plan_that_would_be_ignored_are_refused(bilevel: Command, options: str, why: str) -> None:
+    said = bilevel("plan", "tiny.bl", *options.split())
+    assert said.code == 2
+    assert why in said.err
+
+
 def test_plan_errors_as_json(bilevel: Command) -> None:
     said = bilevel("plan", "tiny.bl", "nothing.here=3", "--json")
     content = json.loads(said.out)
