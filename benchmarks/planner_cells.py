@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 CONVEX = """recipe cell
 level outer {{
-  r : real{shape} in positive from 0.1
+  r : real{shape} {start}
   level fit {{
     w : real[{m}] from 0
     minimize 0.5 * sqnorm(w - 1) + 0.5 * {penalty}
@@ -98,13 +98,17 @@ def _convex() -> Iterator[Cell]:
 
 
 def _until() -> Iterator[Cell]:
+    """A penalty for each number, drawn: conjugate gradients would solve a multiple of the identity in one step."""
     for m in (2, 10, 100, 1000):
         duration = "until stationary(1e-6) within 500 steps"
-        yield Cell("until", f"n=m m={m}", _quadratic(f"[{m}]", m, "sum(r * w^2)", "sgd(lr = 0.5)", duration))
+        text = _quadratic(f"[{m}]", m, "sum(exp(r) * w^2)", "sgd(lr = 0.2)", duration, start="from normal(0, 0.5)")
+        yield Cell("until", f"n=m m={m}", text)
 
 
-def _quadratic(shape: str, m: int, penalty: str, solver: str, duration: str) -> str:
-    return CONVEX.format(shape=shape, m=m, penalty=penalty, solver=solver, duration=duration)
+def _quadratic(
+    shape: str, m: int, penalty: str, solver: str, duration: str, start: str = "in positive from 0.1"
+) -> str:
+    return CONVEX.format(shape=shape, start=start, m=m, penalty=penalty, solver=solver, duration=duration)
 
 
 def _networks() -> Iterator[Cell]:
