@@ -56,6 +56,8 @@ class Function:
     at: str = ""
     kernel: bool = False
     """whether it may be traced and compiled"""
+    pulled: bool = False
+    """whether it gives its results with a vjp of them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def _block(body: tuple[Statement, ...], depth: int) -> Iterator[str]:
 def _function(function: Function, depth: int) -> Iterator[str]:
     pad = "    " * depth
     if function.kernel:
-        yield f"{pad}@kernels.kernel"
+        yield f"{pad}@kernels.{'pulled' if function.pulled else 'kernel'}"
     head = f"def {function.name}({', '.join(function.parameters)}):"
     yield from _noted(_wrapped(pad, head), function.at)
     if function.doc:

@@ -6,6 +6,8 @@ the entries before it are what the level's pullback needs; without, there are no
 
 from __future__ import annotations
 
+import dataclasses
+
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import draws, implicit, populations, stopping, windows
@@ -64,7 +66,8 @@ def _by_steps(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
                 _plain(coder, level, step, None),
             ]
         case Unroll(store="residuals"):
-            return [move_function(coder, level), _with_residuals(coder, level, step)]
+            move = move_function(coder, level)
+            return [move, _pulled_move(coder, level), _with_residuals(coder, level, step)]
         case Unroll(store="even" | "binomial") as adjoint:
             return [*advance_functions(coder, level), _with_checkpoints(coder, level, step, adjoint)]
         case Leaping() as leap:
@@ -229,12 +232,29 @@ def move_lambda(coder: Coder, level: ir.Level) -> tuple[str, str]:
     return f"lambda {names}: {call}", values
 
 
+def _pulled_move(coder: Coder, level: ir.Level) -> Function:
+    """One step with its vjp, which keeps all that it needs."""
+    x = own(coder, level)
+    name = x[0] if len(x) == 1 else "variables"
+    wanted = [name, "solver", *targets(coder, level)]
+    parameters = [*wanted, *(p for p in coder.known[f"{level.name}_move"] if p not in wanted)]
+    names = ", ".join(wanted)
+    text = f"vjp(lambda {names}: {coder.call(f'{level.name}_move')}, {names})"
+    doc = f"One whole step of {level.name}, and its vjp with all that it needs."
+    function = coder.function(
+        f"{level.name}_pulled", parameters, doc, [Return(text)], None, len(wanted), kernel=traceable(coder, level)
+    )
+    return dataclasses.replace(function, pulled=True)
+
+
 def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
     """Every step is kept as its vjp, with all that it needs: more memory, and nothing is computed again."""
     x, held = pack(own(coder, level)), slot(coder, level)
-    function, values = move_lambda(coder, level)
+    variables = {own(coder, level)[0] if len(own(coder, level)) == 1 else "variables": x}
+    count = f"counted({count_text(coder, level)})"
+    call = coder.call(f"{level.name}_pulled", **variables, solver=held, key="step_key", count=count)
     kept: tuple[Statement, ...] = (
-        Assign(f"({x}, {held}), pull", f"vjp({function}, {values})"),
+        Assign(f"({x}, {held}), pull", call),
         Assign("", f"states.append(({x}, {held}, pull))"),
     )
     plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, {held})]"))

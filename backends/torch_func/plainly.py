@@ -1,7 +1,8 @@
 """How the functions of a module run: as they are, step after step; and what is a number in a call rather than part of it.
 
 The emitted functions marked `@kernels.kernel` take trees of tensors to trees of tensors without control flow that
-depends on values. A compiler of kernels has the same two methods as `Plain` and takes its place.
+depends on values; those marked `@kernels.pulled` give their results with a vjp of them. A compiler of kernels has the
+same methods as `Plain` and takes its place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ class Plain:
     """Runs every function as it is, one step in each run."""
 
     def kernel(self, function: Plainly) -> Plainly:
+        """The function itself."""
+        return function
+
+    def pulled(self, function: Plainly) -> Plainly:
         """The function itself."""
         return function
 

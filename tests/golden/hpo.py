@@ -680,6 +680,10 @@ class Plain:
         """The function itself."""
         return function
 
+    def pulled(self, function: Plainly) -> Plainly:
+        """The function itself."""
+        return function
+
     def runs(self, level: str, first: int, last: int) -> list[range]:
         """The steps first..last-1 of a level, as runs of steps that are computed together."""
         return [range(step, step + 1) for step in range(first, last)]

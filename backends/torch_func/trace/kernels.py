@@ -77,6 +77,12 @@ class Kernels:
         """The function, or a kernel in its place where one can be used."""
         return Kernel(self, function)
 
+    def pulled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which gives its results and their vjp, or a pair of kernels in its place."""
+        from bilevel.backends.torch_func.trace.pulled import Pulled  # it is made of what is defined here
+
+        return Pulled(self, function)
+
     def runs(self, level: str, first: int, last: int) -> list[range]:
         """The steps first..last-1 in runs as long as a kernel, then one by one."""
         size = 1 if self.plain or self.idle or self.kind == "none" else self.sizes.get(level, 1)
@@ -137,25 +143,30 @@ class Kernel:
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function gives, by a kernel unless somebody differentiates or batches the call."""
+        leaves: list[Any] = []
+        made = self._found(arguments, leaves)
+        if made is None or made.run is None or made.traced is None:
+            return self.function(*arguments)
+        return _result(made.traced, made.run, self._inputs(leaves))
+
+    def _found(self, arguments: tuple[Any, ...], leaves: list[Any]) -> Made | None:
+        """What became of the function for arguments of this form, which fill `leaves`; None where it runs as it is."""
         kernels = self.kernels
         kernels.calls += 1
         if kernels.idle or kernels.kind == "none" or _transformed():
-            return self.function(*arguments)
+            return None
         if kernels.plain:
             self._count(arguments)
-            return self.function(*arguments)
-        leaves: list[Any] = []
+            return None
         key = flatten(arguments, leaves)
         if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in leaves):
-            return self.function(*arguments)
+            return None
         made = self.made.get(key)
         if made is None:
             made = self._make(arguments, leaves, key)
             self.made[key] = made
             kernels.made.append(made)
-        if made.run is None or made.traced is None:
-            return self.function(*arguments)
-        return _result(made.traced, made.run, self._inputs(leaves))
+        return made
 
     def _inputs(self, leaves: list[Any]) -> list[Tensor]:
         return [as_tensor(leaf, self.kernels.dtype, self.kernels.device) for leaf in leaves]
@@ -192,16 +203,16 @@ class Kernel:
         try:
             traced = self.traces.get(key) or trace(self.function, arguments, leaves, self.kernels.dtype)
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
-            return Made(self.name, 0, reason=_reason(error))
+            return Made(self.name, 0, reason=reason_of(error))
         inputs = self._inputs(leaves)
         run = compiled(traced, [inputs[place] for place in traced.inputs], self.kernels.kind)
         try:
-            self._check(arguments, leaves, expected, _result(traced, run, inputs))
+            self.check(arguments, leaves, expected, _result(traced, run, inputs))
         except parity.Unlike:
             return Made(self.name, 0, reason="equal arguments do not always give the same")
         return Made(self.name, traced.size, run, traced)
 
-    def _check(self, arguments: tuple[Any, ...], leaves: list[Any], expected: Any, found: Any) -> None:
+    def check(self, arguments: tuple[Any, ...], leaves: list[Any], expected: Any, found: Any) -> None:
         """B711: a kernel that gives something else than its function is not used, and the run ends."""
         left, right = list[Any](), list[Any]()
         form_left, form_right = flatten(expected, left), flatten(found, right)
@@ -243,7 +254,7 @@ def _result(traced: Traced, run: Compiled, inputs: list[Tensor]) -> Any:
     return filled(traced.form, [inputs[place] if given else found[place] for given, place in traced.sources])
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Why a function cannot be traced, in a line."""
     kind = type(error).__name__
     if "DataDependent" in kind:

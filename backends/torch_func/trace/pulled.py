@@ -1,0 +1,103 @@
+"""Kernels of a step with its vjp: the step runs once and keeps its residuals, the way back runs from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.backends.torch_func.trace.compilers import Compiled, compiled
+from bilevel.backends.torch_func.trace.graph import trace
+from bilevel.backends.torch_func.trace.halves import Half, halves, random_like
+from bilevel.backends.torch_func.trace.kernels import MOST, Kernel, Kernels, Made, reason_of
+from bilevel.backends.torch_func.trace.signature import Key, flatten
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both halves, and the form of the cotangents that the second takes."""
+
+    ahead: Half
+    back: Half
+    run_ahead: Compiled
+    run_back: Compiled
+    cotangent: Key
+
+
+class Pulled(Kernel):
+    """A function that gives (results, pull), `pull` taking a cotangent of the results: two kernels for each form."""
+
+    def __init__(self, kernels: Kernels, function: Callable[..., Any]) -> None:
+        super().__init__(kernels, function)
+        self.pairs: dict[int, Pair] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function gives, by kernels unless somebody differentiates or batches the call."""
+        leaves: list[Any] = []
+        made = self._found(arguments, leaves)
+        if made is None or made.traced is None:
+            return self.function(*arguments)
+        return self._both(self.pairs[id(made.traced)], arguments, self._inputs(leaves))
+
+    def _count(self, arguments: tuple[Any, ...]) -> None:
+        """Nothing: its gradient and its update are counted, by themselves."""
+        self.kernels.calls -= 1
+
+    def _both(self, pair: Pair, arguments: tuple[Any, ...], inputs: list[Tensor]) -> tuple[Any, Any]:
+        """The results and the pull, which holds what the way back reads."""
+        found = pair.run_ahead(*[inputs[place] for place in pair.ahead.traced.inputs])
+        kept = list(found[len(found) - pair.ahead.kept :])
+        read = {place: inputs[place] for place in pair.back.traced.inputs if place < len(inputs)}
+        read |= {place: inputs[place] for given, place in pair.back.traced.sources if given and place < len(inputs)}
+        first = len(inputs)
+
+        def pull(cotangent: Any) -> Any:
+            leaves: list[Any] = []
+            if flatten(cotangent, leaves) != pair.cotangent:  # of another form: as the function itself has it
+                return self.function(*arguments)[1](cotangent)
+            given = {**read, **{first + place: leaf for place, leaf in enumerate(self._inputs(leaves))}}
+            pulled = pair.run_back(*kept, *[given[place] for place in pair.back.traced.inputs])
+            return pair.back.result(given, pulled)
+
+        return pair.ahead.result(inputs, found), pull
+
+    def _make(self, arguments: tuple[Any, ...], leaves: list[Any], key: Key) -> Made:
+        """Both kernels for arguments of this form, or the reason why there are none."""
+        if len(self.made) >= MOST:
+            return Made(self.name, 0, reason=f"more than {MOST} forms of arguments")
+        with self.kernels.off(), torch.no_grad():
+            results, pull = self.function(*arguments)
+            cotangent = random_like(results)
+            expected = (results, pull(cotangent))
+        given, both = (*arguments, cotangent), list(leaves)
+        form = flatten(cotangent, both)
+        try:
+            traced = trace(self._whole, given, both, self.kernels.dtype)
+            ahead, back = halves(traced, len(leaves))
+        except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
+            return Made(self.name, 0, reason=reason_of(error))
+        pair = self._compiled(ahead, back, self._inputs(both), form)
+        found, pull = self._both(pair, arguments, self._inputs(leaves))
+        whole = Kernel(self.kernels, self._whole)
+        whole.name = self.name
+        whole.check(given, both, expected, (found, pull(cotangent)))
+        self.pairs[id(traced)] = pair
+        return Made(self.name, traced.size, pair.run_ahead, traced)
+
+    def _compiled(self, ahead: Half, back: Half, inputs: list[Tensor], form: Key) -> Pair:
+        """Both halves compiled; the second for such residuals as the first one gives."""
+        kind = self.kernels.kind
+        given = [inputs[place] for place in ahead.traced.inputs]
+        run = compiled(ahead.traced, given, kind)
+        found = run(*given)
+        kept = list(found[len(found) - ahead.kept :])
+        run_back = compiled(back.traced, [*kept, *[inputs[place] for place in back.traced.inputs]], kind)
+        return Pair(ahead, back, run, run_back, form)
+
+    def _whole(self, *given: Any) -> Any:
+        """Results and cotangents at once."""
+        results, pull = self.function(*given[:-1])
+        return results, pull(given[-1])
