@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from bilevel.backends.torch_func.attention import unfused
 from bilevel.backends.torch_func.keyed import fold, uniform
+from bilevel.backends.torch_func.norms import WrittenNorms
 
 WHOLE_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -50,5 +51,5 @@ def applied(network: nn.Module, parameters: Mapping[str, Tensor], x: Any, noise:
     for name, layer in network.named_modules():
         if isinstance(layer, Masked):
             layer.key, layer.calls = None if noise is None else fold(noise, name), 0
-    with unfused():
+    with unfused(), WrittenNorms():
         return functional_call(network, dict(parameters), tuple(x) if isinstance(x, list) else (x,))

@@ -25,7 +25,7 @@ import hashlib
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from types import CodeType, FunctionType
 from itertools import pairwise

@@ -202,7 +202,8 @@ def pullback_body(coder: Coder, level: ir.Level, adjoint: Implicit, cotangent: s
     through = [t for t in names if t in coder.known[_system(coder, level)]]
     solved = "solved" if adjoint.printed else "negative(solved)"
     left = f"({', '.join(f'd_{t}' for t in through)},)"
-    body.append(Assign(left, coder.call(f"{level.name}_cross_product", cotangent=solved)))
+    if through:  # a solution does not depend on what enters through the start alone
+        body.append(Assign(left, coder.call(f"{level.name}_cross_product", cotangent=solved)))
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in through]
     return body
 
@@ -218,6 +219,8 @@ def product_functions(coder: Coder, level: ir.Level) -> list[Function]:
     names = [packed, "cotangent", *parameters]
     own_product = coder.function(f"{level.name}_product", names, doc, [Return(text)], None, 2, kernel=True)
     through = ", ".join(t for t in targets(coder, level) if t in parameters)
+    if not through:
+        return [own_product]
     pull = f"vjp(lambda {through}: {coder.call(system)}, {through})[1](cotangent)"
     doc = f"The derivative of the same in {through}, transposed, times a vector."
     cross = coder.function(f"{level.name}_cross_product", names, doc, [Return(pull)], None, 2, kernel=True)

@@ -19,6 +19,7 @@ MODULES = (
     "domains",
     "initial",
     "attention",
+    "norms",
     "sampling",
     "portions",
     "outputs",

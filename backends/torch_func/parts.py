@@ -1,10 +1,13 @@
-"""Text that makes networks of the modules among the parts: alone, in lists, in pairs, in lists of pairs."""
+"""Text that makes networks of the modules among the parts: alone, in lists, in pairs, in lists of pairs.
+
+Registered functions are wrapped too, since they may normalise.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from bilevel.dsl.datatypes import ListType, Model, Record, Type, Unknown
+from bilevel.dsl.datatypes import Function, ListType, Model, Record, Type, Unknown
 from bilevel.dsl.shapes import one_of
 
 
@@ -13,6 +16,8 @@ def made_part(type_: Type, name: str) -> str:
     match type_:
         case Model(parts=parts, noisy=noisy):
             return f"{'noisy_network' if noisy else 'network'}({name}, {dict(parts)!r}, dtype, device)"
+        case Function():
+            return f"function_with_norms({name})"
         case Record(fields):
             return _made_pair(fields, name)
         case ListType(items):

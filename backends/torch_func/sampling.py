@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.func import functional_call, vmap
 from bilevel.backends.torch_func.attention import attends, unfused
 from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.keyed import choose, fold, normal, permutation, uniform
+from bilevel.backends.torch_func.norms import written_norms
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 
 
@@ -130,10 +132,8 @@ class Network:
     def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Tensor]) -> Tensor:
         """Outputs for a batch of samples with a leading axis; a list holds the inputs of a network that takes several."""
         inputs = tuple(x) if isinstance(x, list) else (x,)
-        if self.attends:
-            with unfused():
-                return functional_call(self.module, parameters, inputs)
-        return functional_call(self.module, parameters, inputs)
+        with unfused() if self.attends else nullcontext(), written_norms():
+            return functional_call(self.module, parameters, inputs)
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         """The output for one sample without a leading axis."""
