@@ -202,6 +202,7 @@ def load_phases(source: str, parts: Parts, kernels: Kernels | Plain | None = Non
     """The outermost levels of an emitted module, built with the parts."""
     module = types.ModuleType("bilevel_emitted")
     exec(compile_source(source), module.__dict__)  # noqa: S102 - our own text, the very file that `emit` writes
+    module.__dict__["fail"] = fail  # with the compiler's printer in place of the file's own
     build: Callable[..., tuple[Any, ...]] = module.__dict__["build"]
     return build(**argument_names(parts.objects), device=parts.device, dtype=parts.dtype, kernels=kernels or Plain())
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bilevel
 from bilevel import registry
 from bilevel.binding import bind
+from bilevel.dsl.datatypes import real, record, records, stream
 from bilevel.errors import RecipeError
 from bilevel.pipeline import check_text
 from bilevel.recipes import zoo
@@ -188,3 +189,61 @@ def test_more_draws_than_a_built_data_set_has_are_b312() -> None:
 
 def test_as_many_draws_as_samples_are_taken() -> None:
     assert bilevel.compile(bilevel.parse(DRAWS)).run(seed=0).reports["seen"]
+
+
+# ---- draws from what a stream gives --------------------------------------------------------------------------
+
+
+class Shots(NamedTuple):
+    y: Tensor
+
+
+class Given(NamedTuple):
+    support: Shots
+
+
+class Stream:
+    """Tasks with five samples, which their registration does not say."""
+
+    def sample(self, keys: Tensor) -> Given:
+        return Given(Shots(torch.ones(*keys.shape, 5, dtype=torch.float64, device=keys.device)))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Stream:
+        return self
+
+
+class Tasks(NamedTuple):
+    train: Stream
+
+
+@registry.data(yields=record(train=stream(record(support=records("?", y=real())))))
+def open_tasks() -> Tasks:
+    return Tasks(Stream())
+
+
+STREAMED = """recipe streamed
+use d = open_tasks()
+level meta {
+    theta : real from 0
+    each task ~ d.train[3]
+    level adapt {
+        phi : real from theta
+        b ~ task.support[5]
+        minimize mean((phi - b.y)^2)
+        by sgd(lr = 0.1) for 2 steps
+    }
+    minimize mean[task] mean((phi - task.support.y)^2)
+    by sgd(lr = 0.1) for 1 step
+}
+"""
+
+
+def test_more_draws_than_a_stream_of_the_callers_gives_are_b312() -> None:
+    def compiled(text: str) -> bilevel.Program:
+        return bilevel.compile(bilevel.parse(text), registry=[open_tasks], dtype=torch.float64)
+
+    compiled(STREAMED).run(seed=0)
+    with pytest.raises(RecipeError) as caught:
+        compiled(STREAMED.replace("[5]", "[9]")).run(seed=0)
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.message) == ("B312", "9 samples are drawn from data that has 5")

@@ -21,6 +21,7 @@ from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.keyed import choose, fold, normal, permutation, uniform
 from bilevel.backends.torch_func.norms import written_norms
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
+from bilevel.errors import fail
 
 
 def numbers(count: int, like: Tensor) -> Tensor:
@@ -46,16 +47,30 @@ def draw(source: Any, count: int, keys: Tensor, depth: int = 0) -> Tree:
     """
     if not isinstance(source, tuple):
         return source.sample(fold(keys, numbers(count, keys)))
+    return take(source, choose(keys, count, enough(source, count, depth)), depth)
+
+
+def enough(source: Any, count: int, depth: int = 0) -> int:
+    """The number of samples of a finite source, which a draw of `count` does not exceed; raises B312.
+
+    What a stream gives shows its length only here, where its registration does not say it.
+    """
     available = length(source, depth)
     if count > available:
-        raise ValueError(f"{count} samples were asked of a source that has {available}")
-    return take(source, choose(keys, count, available), depth)
+        raise fail(
+            "B312",
+            f"{count} samples are drawn from data that has {available}",
+            why="one draw takes different samples: it draws without replacement",
+            fix=f"a draw of {available} or fewer, or larger data",
+        )
+    return available
 
 
 def draw_epoch(source: Any, count: int, key: Tensor, step: int, word: str) -> Tree:
     """The samples of step `step` when passes over a finite source are shuffled anew; a short last batch is dropped."""
-    batches = length(source) // count
-    order = permutation(fold(key, word, step // batches), length(source))
+    available = enough(source, count)
+    batches = available // count
+    order = permutation(fold(key, word, step // batches), available)
     begin = step % batches * count
     return take(source, order[..., begin : begin + count], 0)
 

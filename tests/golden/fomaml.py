@@ -552,10 +552,23 @@ def draw(source: Any, count: int, keys: Tensor, depth: int = 0) -> Tree:
     """
     if not isinstance(source, tuple):
         return source.sample(fold(keys, numbers(count, keys)))
+    return take(source, choose(keys, count, enough(source, count, depth)), depth)
+
+
+def enough(source: Any, count: int, depth: int = 0) -> int:
+    """The number of samples of a finite source, which a draw of `count` does not exceed; raises B312.
+
+    What a stream gives shows its length only here, where its registration does not say it.
+    """
     available = length(source, depth)
     if count > available:
-        raise ValueError(f"{count} samples were asked of a source that has {available}")
-    return take(source, choose(keys, count, available), depth)
+        raise fail(
+            "B312",
+            f"{count} samples are drawn from data that has {available}",
+            why="one draw takes different samples: it draws without replacement",
+            fix=f"a draw of {available} or fewer, or larger data",
+        )
+    return available
 
 
 def take(source: Any, positions: Tensor, depth: int) -> Tree:
