@@ -36,6 +36,7 @@ def markdown(results: Mapping[str, Any], plots: str) -> str:
         elif name.removesuffix(CUDA) in MODULES:
             for case in results[name]["found"]["cases"]:
                 lines += [*table(case), *verdicts(name, case), ""]
+            lines += _limits(name, results[name]["found"])
         if name not in ALONE or "T" in results[name]["found"]:
             lines.append(f"\n![{name}]({plots}/{name.replace(' ', '_')}.png)")
     return "\n".join(lines).rstrip() + "\n"
@@ -60,6 +61,12 @@ def _about(name: str, result: Mapping[str, Any]) -> Iterator[str]:
         rates = what["rates"]
         threads = f"{what['threads']} thread(s) of torch" if what["threads"] else "as many threads as cores"
         yield f"With {threads}: {rates['operations'] / 1e9:.0f} GFLOP/s, {rates['bytes'] / 1e9:.1f} GB/s."
+
+
+def _limits(name: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps a workload from its targets, where any is missed."""
+    if found.get("limits") and any("**missed**" in line for case in found["cases"] for line in verdicts(name, case)):
+        yield f"What is in the way: {found['limits']}\n"
 
 
 def table(case: Mapping[str, Any]) -> Iterator[str]:

@@ -92,7 +92,8 @@ def measure(
             least = workload.floor(values)
             bound = max(least.operations / speed["operations"], least.bytes / speed["bytes"])
             found["floor"] = {"seconds": bound, "operations": least.operations, "bytes": least.bytes, "of": least.text}
-    return {"title": workload.title, "threads": workload.threads, "rates": speed, "cases": cases}
+    about = {"title": workload.title, "limits": workload.limits, "threads": workload.threads}
+    return {**about, "rates": speed, "cases": cases}
 
 
 def _case(

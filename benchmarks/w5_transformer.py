@@ -112,4 +112,6 @@ WORKLOAD = Workload(
     devices=("cpu", "cuda"),
     tolerance=1e-2,  # the first moves of Adam are nearly signs: rounding of a small gradient shows
     memory=True,
+    limits="forward over reverse holds the activations of one step and their tangents at the same time, whatever the "
+    "number of steps: of few steps that is a large part of what the other side keeps of all.",
 )

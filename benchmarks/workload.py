@@ -72,6 +72,8 @@ class Workload:
     """what it can run on"""
     memory: bool = False
     """whether extra peak memory is measured; below some megabytes the figure is noise"""
+    limits: str = ""
+    """what keeps our time or memory from the target, where it is missed after real effort"""
 
 
 def list_of(start: Arrays) -> list[tuple[str, Numbers]]:

@@ -68,6 +68,14 @@ def test_the_page_has_table_floor_and_plot_of_every_workload(tmp_path: Path) -> 
     assert (tmp_path / "W2.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize(("others", "shown"), [(100.0, 0), (0.5, 1)])
+def test_the_page_says_what_is_in_the_way_of_a_target_that_is_missed(others: float, shown: int) -> None:
+    machine = {"date": "today", "processor": "p", "cores": 2, "system": "s", "load": 0.0, "versions": {}, "absent": []}
+    found = {"title": "about W4", "limits": "the products", "cases": [_case("W4", 1.0, others)]}
+    page = markdown({"W4": {"machine": machine, "minutes": 1.0, "found": found}}, "plots")
+    assert page.count("What is in the way: the products") == shown
+
+
 @pytest.mark.parametrize(
     ("given", "said"), [(["W99"], "no workload W99"), (["W2", "--device", "cuda"], "processor only")]
 )
