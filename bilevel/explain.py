@@ -196,6 +196,8 @@ def _kept(plan: Plan, level: ir.Level) -> str:
     copies = f" per {' and '.join(level.copies)}" if level.copies else ""
     steps = repeats_of(level)
     match plan.choices[level.name].adjoint:
+        case Unroll(store="residuals", window=int() as window):
+            return f"keeps the residuals of the last {window} steps{copies}"
         case Unroll(store="residuals"):
             return f"keeps the residuals of {steps} steps{copies}"
         case Unroll(store="even" | "binomial", checkpoints=count):

@@ -197,7 +197,7 @@ def _over_residuals(coder: Coder, level: ir.Level) -> list[Statement]:
     """Every state carries the vjp of the step that led to it."""
     names, cotangent = targets(coder, level), packed_cotangent(own(coder, level))
     left = ", ".join([cotangent, "d_solver", *(f"more_{t}" for t in names)])
-    alone = _start_only(coder, level)
+    alone = [] if _is_cut(coder, level) else _start_only(coder, level)
     body: list[Statement] = [Assign(left, f"states[step + 1][2](({cotangent}, d_solver))")]
     body += accumulate([t for t in names if t not in alone])
     if coder.plan.facts[level.name].iterates:

@@ -259,7 +259,11 @@ def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
     )
     plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, {held})]"))
     body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]")]
-    body += _looped(coder, level, x, [If("keep", kept), If("not keep", plain)])
+    adjoint = coder.plan.choices[level.name].adjoint
+    window = adjoint.window if isinstance(adjoint, Unroll) else None
+    late = "" if window is None else f" and step >= {steps_text(coder, level)} - {window}"
+    left_out = "not keep" if window is None else f"not (keep{late})"
+    body += _looped(coder, level, x, [If(f"keep{late}", kept), If(left_out, plain)])
     body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all, each with the vjp of the step before it")
 

@@ -84,8 +84,10 @@ class Reverse:
             return Verdict(False, "path", "the objective reads iterates, and these options do not keep them all")
         if self.checkpoint is not None and (self.store == "residuals" or self.order == 1 or self.window is not None):
             return Verdict(False, "semantics", "`checkpoint` goes with no other option")
-        if self.store == "residuals" and (self.order == 1 or self.window is not None):
-            return Verdict(False, "semantics", "`store = residuals` goes with no other option")
+        if self.store == "residuals" and self.order == 1:
+            return Verdict(False, "semantics", "`store = residuals` goes with no other option but `window`")
+        if self.store == "residuals" and self.window is not None and facts.iterates:
+            return Verdict(False, "path", "the objective reads iterates, and these options do not keep them all")
         return Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
@@ -102,6 +104,8 @@ class Reverse:
                 return Formula("P*(T*(2*g + b) + G)", f"P*(({count} + T/{count})*s + A)")
             case "sqrt" | "auto":
                 return Formula("P*(T*(2*g + b) + G)", "P*(2*sqrt(T)*s + A)")
+        if self.store == "residuals" and self.window is not None and self.window < steps_of(level):
+            return Formula(f"P*((T - {self.window})*g + {self.window}*r + G)", f"P*({self.window}*h + A)")
         if self.store == "residuals":
             return Formula("P*(T*r + G)", "P*(T*h + A)")
         if self.update:

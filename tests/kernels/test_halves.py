@@ -136,3 +136,17 @@ def test_a_wrong_half_ends_the_run(half: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pulled, "halves", wrong)
     with pytest.raises(RecipeError, match="pulled_step"):
         Kernels("fx", FLOAT, torch.device("cpu")).pulled(pulled_step)(*ARGUMENTS)
+
+
+@pytest.mark.parametrize("window", [1, 7, 40])
+def test_the_residuals_of_a_window_give_what_its_iterates_give(window: int) -> None:
+    found = []
+    for store, used in (("", "none"), (", store = residuals", "none"), (", store = residuals", "fx")):
+        compiled = compile_text(RECIPE.replace("MODE", f"rmd(window = {window}{store})"))
+        kind: Any = used
+        ((phase,), _) = with_kernels(compiled, kind)
+        with torch.no_grad():
+            found.append(leaves(phase.hypergradient(phase.begin(compiled.key()), compiled.key())[0]))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            assert float((a - b).norm()) <= 1e-12 * float(b.norm())
