@@ -6,6 +6,13 @@ way back as one graph, 0.86 ms): 48 products of 10 x 40 x 40 for 25 networks eac
 each alone, slower in a graph), Inductor's own matrix products (no faster than MKL where their layouts are supported),
 its C++ wrapper (6% less time, twice the compile time). Longer runs go in chunks whose way back computes the activations
 of the way forth again, and reads states that no longer fit the cache.
+
+Tried for these, T = 20 and 100 on one busy core, minima of both sides taken in turn: the graph of 5 steps and their way
+back, cut so that the way forth hands on its products (0.6 MB). A rectifier's way back needs one of them again, of nine,
+so that its kernel takes 0.58 in place of 0.65 ms with a warm cache; of a hypergradient that is 2 to 4% at T = 20 (4.71
+for 4.79 ms of processor time, and 4.71 for 4.89), and 12 MB more to keep made T = 100 slower (32 for 25 ms). Runs of 10
+steps: 4.57 for 4.79 ms, and 15.5 for 11.2 s of processor time until the first result. With a warm cache the kernels of
+T = 20 take 3.9 of those 4.8 ms; no pages are asked of the system, and trees of arguments cost about 0.3 ms.
 """
 
 from __future__ import annotations
