@@ -7,12 +7,13 @@ each alone, slower in a graph), Inductor's own matrix products (no faster than M
 its C++ wrapper (6% less time, twice the compile time). Longer runs go in chunks whose way back computes the activations
 of the way forth again, and reads states that no longer fit the cache.
 
-Tried for these, T = 20 and 100 on one busy core, minima of both sides taken in turn: the graph of 5 steps and their way
+Tried for these, on one core of a busy machine, minima of both sides taken in turn: the graph of 5 steps and their way
 back, cut so that the way forth hands on its products (0.6 MB). A rectifier's way back needs one of them again, of nine,
 so that its kernel takes 0.58 in place of 0.65 ms with a warm cache; of a hypergradient that is 2 to 4% at T = 20 (4.71
-for 4.79 ms of processor time, and 4.71 for 4.89), and 12 MB more to keep made T = 100 slower (32 for 25 ms). Runs of 10
-steps: 4.57 for 4.79 ms, and 15.5 for 11.2 s of processor time until the first result. With a warm cache the kernels of
-T = 20 take 3.9 of those 4.8 ms; no pages are asked of the system, and trees of arguments cost about 0.3 ms.
+for 4.79 ms of processor time, and 4.71 for 4.89). At T = 100, where 12 MB more are kept, it was slower (32 for 25 ms).
+Runs of 10 steps: 4.57 for 4.79 ms at T = 20, and graphs of twice the size to compile. With a warm cache the kernels of
+T = 20 take 3.9 of those 4.8 ms; memory is not asked of the system again (no page faults), and the trees of arguments of
+one way back take 0.035 ms.
 """
 
 from __future__ import annotations
