@@ -173,9 +173,9 @@ def test_rounding_alone_is_no_mismatch() -> None:
     x = (x - x.mean()).to(torch.float32)
     assert float((x.sum() - x.flip(0).cumsum(0)[-1]).abs() / x.sum().abs()) > 1e-2
     kernel = kernels.Kernel(Kernels("fx", torch.float32, torch.device("cpu")), lambda a: a.sum())
-    kernel._check((x,), [x], x.sum(), x.flip(0).cumsum(0)[-1])
+    kernel.check((x,), [x], x.sum(), x.flip(0).cumsum(0)[-1])
     with pytest.raises(RecipeError):
-        kernel._check((x.abs(),), [x.abs()], x.abs().sum(), x.abs().sum() * 1.001)
+        kernel.check((x.abs(),), [x.abs()], x.abs().sum(), x.abs().sum() * 1.001)
 
 
 def test_many_steps_make_no_kernel_and_hold_no_memory() -> None:

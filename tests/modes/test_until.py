@@ -234,11 +234,16 @@ def test_auto_goes_as_far_as_it_is_allowed() -> None:
         (POINT, "rmd(window = 3, update = each)", "B506"),
         (STOPPED.replace("sqnorm(w - 1) + r^2", "sqnorm(w@2 - 1) + r^2"), "rmd", "B505"),
         (STOPPED.replace("sqnorm(w - 1) + r^2", "sqnorm(w@2 - 1) + r^2"), "fmd", "B505"),
-        (STOPPED.replace("sqnorm(w - 1) + r^2", "stop(sqnorm(w@2 - 1)) + sum(x) + r^2"), "auto", "B505"),
     ),
 )
 def test_what_needs_a_number_of_steps_is_refused(made: str, mode: str, code: str) -> None:
     assert codes(scheduled(made, fit=mode)) == [code]
+
+
+def test_an_iterate_of_a_level_that_nobody_differentiates_needs_a_number_of_steps_too() -> None:
+    stopped = STOPPED.replace("sqnorm(w - 1) + r^2", "stop(sqnorm(w@2 - 1)) + sum(x) + r^2")
+    assert codes(stopped) == ["B505"]
+    assert codes(scheduled(stopped, fit="auto")) == ["B508"]
 
 
 @pytest.mark.parametrize(
