@@ -23,10 +23,9 @@ SIZED = GOLDEN / "sized"
 TORCH = SIZED / "torch.txt"
 """the minor version of torch that the sized plans were traced with: the next one may call other operators"""
 SKETCHED = """arl cngrad_maml distill fomaml hpo imaml itl l2o lazy_maml lazy_maml_hull lazy_meta_attack lazy_reptile
-lazy_two_component lft lft_uap maml maml_sine meta_attack meta_sgd meta_tailoring meta_tailoring_second
+lazy_two_component lft lft_uap lft_zo maml maml_sine meta_attack meta_sgd meta_tailoring meta_tailoring_second
 metamd_network metamd_quadratic reptile tailoring two_component""".split()
-"""the recipes of the design, without lft_zo, whose data are networks that are trained first; the golden symbolic plans of
-all are in test_every.py"""
+"""the recipes of the design; the golden symbolic plans of all are in test_every.py"""
 ALWAYS = ("fomaml", "hpo", "maml_sine", "lazy_reptile", "reptile", "distill")
 """in every run of the tests; the others with --every-golden, since they take a minute and a half together"""
 NUMBERS = re.compile(r"-?\d[\d,]*(\.\d+)?(e[+-]?\d+)?( ?[kMGTP]?(FLOP|B)\b| ?(us|ms|s|min|h)\b|%)?")
