@@ -69,11 +69,21 @@ def test_figures() -> None:
     near = Judged("k", "near", (row("a", True, 2.0, 2.0), row("b", False, 1.0, 2.1), row("c", False, 3.0, 9.0)))
     assert near.tau == pytest.approx(1 / 3) and near.tau_apart == 1.0  # the quartiles of the first two overlap
     assert (right.tau_apart, wrong.tau_apart, unrun.tau_apart) == (1.0, -1.0, None)
-    rows = list(markdown([wrong, unrun]))[2:]
-    assert rows[0] == "| k: wrong | 2 of 2 | a | 1,000.00 | 3,000.00 | b | 3.00 | -1.00 | -1.00 |"
-    assert rows[1] == "| k: unrun | 0 of 1 | a | 99,000.00 | - | - | - | - | - |"
+    rows = list(markdown([wrong, unrun]))
+    assert rows[-2] == "| k: wrong | 2 of 2 | a | 1,000.00 | 3,000.00 | b | 3.00 | -1.00 | -1.00 |"
+    assert rows[-1] == "| k: unrun | 0 of 1 | a | 99,000.00 | - | - | - | - | - |"
     figures = summary([right, wrong, unrun])
     assert figures["modes_run"] == 4
     assert figures["regret_close"] == 0.5 and figures["regret_worst"] == 3.0
     assert figures["peaks_near"] == 0.75
     assert figures["time_factor_median"] == pytest.approx(2.0)
+
+
+def test_regret_where_memory_is_short() -> None:
+    """Of b and c, which fit 200 bytes, b is predicted to be the faster and takes twice the time of c."""
+    modes = (("a", 300.0, 1.0, 1.0), ("b", 200.0, 2.0, 5.0), ("c", 100.0, 3.0, 2.5))
+    rows = (Measured(mode, mode == "a", said, peak, (took,), peak) for mode, peak, said, took in modes)
+    one = Judged("k", "short", tuple(rows))
+    assert (one.regret, one.regrets_short) == (1.0, [2.0])
+    figures = summary([one])
+    assert (figures["short"], figures["short_close"], figures["short_worst"]) == (1, 0.0, 2.0)
