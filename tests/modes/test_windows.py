@@ -196,3 +196,27 @@ level tune {
 schedule { second : rmd(window = 2, update = each) }"""
     with pytest.raises(RecipeError, match=r"B507\]: .* with `first` beside `second`"):
         plan_text(text)
+
+
+@pytest.mark.parametrize(
+    ("objective", "mode", "why"),
+    [
+        ("(w@2 - 1)^2", "rmd(window = 3, store = residuals)", "reads iterates"),
+        ("(w - 1)^2", "rmd(order = 1, store = residuals)", "goes with no other option but `window`"),
+    ],
+)
+def test_residuals_of_a_window_are_refused_where_they_do_not_suffice(objective: str, mode: str, why: str) -> None:
+    text = f"""recipe kept
+level tune {{
+  a : real from 0.5
+  level fit {{
+    w : real from a
+    minimize (w - a)^2
+    by sgd(lr = 0.1) for 6 steps
+  }}
+  minimize {objective}
+  by sgd(lr = 0.1) for 2 steps
+}}
+schedule {{ fit : {mode} }}"""
+    with pytest.raises(RecipeError, match=why):
+        plan_text(text)
