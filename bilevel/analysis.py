@@ -215,6 +215,8 @@ def _traced(plan: Plan, phase: str, program: Program) -> dict[Path, tuple[Work, 
                     one.hypergradient(state, key, *given)
                 break
             known |= one.values(state)
+    except Untraced:
+        raise
     except Exception as error:  # whatever a part does with tensors becomes a reason
         raise Untraced(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}") from error
     return {path: (reading.work, reading.own_peak) for path, reading in recorder.found.items()}

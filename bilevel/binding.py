@@ -1,7 +1,7 @@
 """Parts: the Python objects behind the `use` lines of a program, built or taken from the caller.
 
-Runs registered constructors, and nothing else that a recipe names. Reports B601, B602, B606, B608, B609 and, from
-compiled networks, B304, B305, B603.
+Runs registered constructors, and nothing else that a recipe names. Reports B601, B602, B606, B608, B609, B617 and,
+from compiled networks, B304, B305, B603.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bilevel.dsl.parts import constant, not_registered
 from bilevel.errors import Diagnostic, RecipeError, Span, fail
 from bilevel.hidden_noise import check_noise
 from bilevel.registry import Registry
+from bilevel.streams import check_streams, placed_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def bind(
     for use in program.uses:
         try:
             part = given[use.name] if use.name in given else _build(use, registry, built, numbers)
+            check_streams(part, use)
             built[use.name] = _placed(part, use, device, dtype)
         except RecipeError as error:
             problems += error.diagnostics
@@ -156,7 +158,7 @@ def _placed(part: Any, use: ir.Use, device: torch.device, dtype: torch.dtype) ->
     if isinstance(part, tuple | list):
         items = [_placed(item, use, device, dtype) for item in part]
         return type(part)(*items) if hasattr(part, "_fields") else items
-    return part.to(device, dtype) if callable(getattr(part, "to", None)) else part  # streams, frozen networks
+    return placed_stream(part, use, device, dtype)  # streams, frozen networks
 
 
 def _is_record(part: Any) -> bool:

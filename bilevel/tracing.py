@@ -42,8 +42,11 @@ class Untraced(Exception):
 
 
 def without_numbers(parts: Parts) -> Parts:
-    """The parts on the meta device: shapes alone."""
-    moved = {name: _emptied(part, parts.dtype) for name, part in parts.objects.items()}
+    """The parts on the meta device: shapes alone. Raises Untraced."""
+    try:
+        moved = {name: _emptied(part, parts.dtype) for name, part in parts.objects.items()}
+    except Exception as error:  # a stream of the caller's may need numbers
+        raise Untraced(_reason(error)) from error
     return replace(parts, objects=moved, device=torch.device("meta"))
 
 
@@ -145,8 +148,13 @@ class Tracer:
     """Costs of plans of one program with built parts; every point that was traced is kept."""
 
     def __init__(self, parts: Parts) -> None:
-        self.parts = without_numbers(parts)
         self.known: dict[Any, Work | Untraced] = {}
+        self.parts = parts
+        self.failed: Untraced | None = None
+        try:
+            self.parts = without_numbers(parts)
+        except Untraced as error:
+            self.failed = error
 
     def cost(self, plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]) -> Work:
         """The work of one hypergradient of an outermost level, carried on to `steps` of each level inside.
@@ -162,6 +170,8 @@ class Tracer:
         self, plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]
     ) -> list[tuple[float, tuple[int, ...], list[Knob]]]:
         """What is traced in place of the plan: a weight, and a number for each knob that `cut` sets. Raises Untraced."""
+        if self.failed is not None:
+            raise self.failed
         knobs = list(_knobs(plan, phase, steps, products))
         grid = list(itertools.product(*(knob.values for knob in knobs)))
         if len(grid) > LARGEST_GRID:

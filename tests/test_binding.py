@@ -247,3 +247,70 @@ def test_more_draws_than_a_stream_of_the_callers_gives_are_b312() -> None:
         compiled(STREAMED.replace("[5]", "[9]")).run(seed=0)
     (found,) = caught.value.diagnostics
     assert (found.code, found.message) == ("B312", "9 samples are drawn from data that has 5")
+
+
+# ---- streams that are none -----------------------------------------------------------------------------------
+
+
+class Unplaced:
+    """A stream that says nothing of devices."""
+
+    def sample(self, keys: Tensor) -> Given:
+        return Given(Shots(torch.ones(*keys.shape, 5, device=keys.device)))
+
+
+class InPlace(Unplaced):
+    """A stream whose `to` gives nothing back."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+
+
+class Failing(Unplaced):
+    """A stream whose `to` takes a device alone."""
+
+    def to(self, device: torch.device) -> Failing:
+        return self
+
+
+class Numbers(Unplaced):
+    """A stream that has to read numbers where it is placed."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Numbers:
+        self.first = float(torch.zeros((), device=device, dtype=dtype))
+        return self
+
+
+def compiled_with(given: object) -> bilevel.Program:
+    class Source(NamedTuple):
+        train: object
+
+    def open_tasks() -> Source:
+        return Source(given)
+
+    marked = registry.data(yields=record(train=stream(record(support=records("?", y=real())))))(open_tasks)
+    return bilevel.compile(bilevel.parse(STREAMED), registry=[marked])
+
+
+@pytest.mark.parametrize(
+    ("given", "message", "why"),
+    [
+        (Unplaced(), "the stream `d.train` has no `to(self, device, dtype)`", "items are drawn by `sample` and"),
+        (object(), "the stream `d.train` has no `sample(self, keys)`", "items are drawn by `sample` and"),
+        (InPlace(), "`d` cannot be placed on the device `cpu`", "its `to` gave nothing, which is no stream"),
+        (Failing(), "`d` cannot be placed on the device `cpu`", "TypeError: "),
+    ],
+)
+def test_a_stream_that_is_none_is_b617(given: object, message: str, why: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        compiled_with(given)
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.message) == ("B617", message)
+    assert found.span is not None and found.span.text == "open_tasks()"
+    assert found.why.startswith(why) and "def to(self, device, dtype)" in found.fix
+
+
+def test_a_stream_that_needs_numbers_runs_and_its_plan_says_that_nothing_was_counted() -> None:
+    program = compiled_with(Numbers())
+    assert "not traced" in program.explain()
+    assert program.run(seed=0).state["theta"].isfinite()

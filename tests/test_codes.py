@@ -58,6 +58,7 @@ ELSEWHERE = {
     "B709": "tests/command/test_run.py",
     "B710": "tests/command/test_run.py",
     "B616": "tests/modes/test_derivatives.py",
+    "B617": "tests/test_binding.py",
     "B711": "tests/kernels/test_kernels.py",
     "B712": "tests/kernels/test_compiling.py",
 }
