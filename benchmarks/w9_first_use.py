@@ -39,6 +39,8 @@ with torch.no_grad():
     phase.step(state, key)
     second = time.perf_counter()
 print(json.dumps(dict(imported=imported - began, compiled=compiled - imported, first=first - compiled, second=second - first)))"""
+HERE = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""the environment of every process: the bytecode of modules is kept after the first, as where the package is installed"""
 VERBS = (("check", "maml_sine"), ("plan", "--symbolic", "maml_sine"), ("list",))
 
 
@@ -59,7 +61,11 @@ def _verb(arguments: list[str], runs: int) -> dict[str, Any]:
     for _ in range(runs + 1):
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-c", VERB.format(arguments=arguments)], check=True, capture_output=True, text=True
+            [sys.executable, "-c", VERB.format(arguments=arguments)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=HERE,
         )
         times.append(time.perf_counter() - began)
         said = done.stderr.splitlines()[-1]
@@ -74,7 +80,7 @@ def _first_step(kernels: str) -> dict[str, float]:
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": empty, "OMP_WAIT_POLICY": "PASSIVE"},
+            env={**HERE, "TORCHINDUCTOR_CACHE_DIR": empty, "OMP_WAIT_POLICY": "PASSIVE"},
         )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

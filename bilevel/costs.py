@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bilevel.kept import cache_folder
 
 if TYPE_CHECKING:
     import sympy
@@ -132,8 +133,7 @@ def reference() -> Calibration:
 
 def stored(device: str = "cpu") -> Path:
     """Where the calibration of this machine's kind of device is kept; only `bilevel analyze` writes it."""
-    folder = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(folder) / "bilevel" / ("calibration.json" if device == "cpu" else f"calibration.{device}.json")
+    return cache_folder() / ("calibration.json" if device == "cpu" else f"calibration.{device}.json")
 
 
 def current(device: str = "cpu") -> Calibration:

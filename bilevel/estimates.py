@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import networkx as nx
 from torch import nn
 
 from bilevel import ir
@@ -19,6 +18,7 @@ from bilevel.backends.torch_func.checkpoints import binomial_segments, root, seg
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.binding import Parts
 from bilevel.costs import Calibration, Cost, Work
+from bilevel.digraph import Digraph
 from bilevel.dsl.datatypes import Array, Tree
 from bilevel.errors import Span
 from bilevel.explain import tree_size
@@ -73,7 +73,7 @@ class Estimator:
 
     def _plan(self, choices: Choices, level: ir.Level, title: str, adjoint: Any) -> Plan:
         choice = Choice(level.name, title, "exact", adjoint, False, ())
-        return Plan(self.program, self.facts, {**choices, level.name: choice}, nx.DiGraph())
+        return Plan(self.program, self.facts, {**choices, level.name: choice}, Digraph())
 
     def _traced(self, plan: Plan, level: ir.Level, steps: Mapping[str, float]) -> Work:
         top = self.outermost(level)
@@ -199,7 +199,7 @@ class Estimator:
             yield _fact("T", "", self.steps[level.name], "assumed" if until else "declared", level.phases[-1].span)
         if (copies := self.copies(level)) is not None:
             yield _fact("P", "", copies, "declared" if level.copies else "derived", _index_span(self.program, level))
-        for name, products in self.products(Plan(self.program, self.facts, choices, nx.DiGraph())).items():
+        for name, products in self.products(Plan(self.program, self.facts, choices, Digraph())).items():
             if name == level.name:
                 yield _fact("K", "", products, "assumed", level.phases[-1].span)
 
@@ -237,7 +237,7 @@ class Estimator:
         inner = next(inside(phase), None)
         if inner is None:
             return None
-        plan = Plan(self.program, self.facts, choices, nx.DiGraph())
+        plan = Plan(self.program, self.facts, choices, Digraph())
         checkpointed = next((c for c in map(choices.__getitem__, (i.name for i in inside(phase))) if _sparse(c)), None)
         if checkpointed is not None:
             return next(c.cost for c in checkpointed.candidates if c.chosen)

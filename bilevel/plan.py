@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
-import networkx as nx
-
 from bilevel import ir
 from bilevel.costs import Calibration, Cost
+from bilevel.digraph import Digraph
 from bilevel.errors import Span
 from bilevel.facts import Fact, Facts
 from bilevel.limits import Limit
@@ -94,7 +93,7 @@ class Plan:
     program: ir.Program
     facts: Facts
     choices: Mapping[str, Choice]
-    graph: nx.DiGraph = field(compare=False, repr=False)
+    graph: Digraph[Step] = field(compare=False, repr=False)
     settings: Mapping[Span, str] = field(default_factory=dict)
     """literals that a report replaces, by their place in the text: the name they have in the emitted module"""
     numbers: Numbers | None = None
@@ -108,10 +107,7 @@ class Plan:
 
         What enters a level from those around it does not count: the steps of one level stay together.
         """
-        order = {name: place for place, name in enumerate(self.graph.nodes)}
-        within = nx.subgraph_view(self.graph, filter_edge=lambda a, b: "entering" not in self.graph.edges[a, b])
-        names = nx.lexicographical_topological_sort(within, key=order.__getitem__)
-        return tuple(self.graph.nodes[name]["step"] for name in names)
+        return tuple(self.graph.ordered(lambda edge: not edge.entering))
 
     def why(self, level: str, mode: str) -> str:
         """Why a level is, or is not, differentiated by a mode, in one sentence."""

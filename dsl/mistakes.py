@@ -17,9 +17,10 @@ from bilevel.dsl.build import build
 from bilevel.dsl.checks import check_words
 from bilevel.dsl.counters import counter_of_until
 from bilevel.dsl.nearest import nearest
-from bilevel.dsl.parse import grammar, stem
+from bilevel.dsl.parse import stem
 from bilevel.dsl.recovery import Mistake, Trouble, change, most_mistakes, recover, trouble
 from bilevel.dsl.statements import LEADERS, LEVEL_KEYWORDS, TOP_KEYWORDS, Context
+from bilevel.dsl.tables import grammar
 from bilevel.dsl.tokens import REDUCERS, UNITS, Token, words
 from bilevel.dsl.unexpected import unexpected
 from bilevel.errors import Diagnostic, Edit, RecipeError, Source, Span

@@ -7,17 +7,16 @@ and nothing named by a recipe is ever imported or run.
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 from typing import cast
 
-from lark import Lark
 from lark.exceptions import UnexpectedInput
 
 from bilevel.dsl import nodes
 from bilevel.dsl.build import build
 from bilevel.dsl.checks import check_duplicates, check_words
 from bilevel.dsl.nearest import nearest
+from bilevel.dsl.tables import grammar
 from bilevel.errors import Diagnostic, RecipeError, Source, Span, fail
 
 LARGEST = 1_000_000
@@ -76,20 +75,6 @@ def load(path: str | Path, name: str | None = None) -> nodes.Recipe:
     if recipe.name != path.stem:
         raise _wrong_name(recipe, path)
     return recipe
-
-
-@cache
-def grammar() -> Lark:
-    """The parser, built when the first recipe is read."""
-    text = Path(__file__).with_name("bilevel.lark").read_text("utf-8")
-    return Lark(
-        text,
-        parser="lalr",
-        lexer="contextual",
-        start=["start", "body", "value"],
-        propagate_positions=True,
-        maybe_placeholders=True,
-    )
 
 
 def _place(problem: Diagnostic) -> int:

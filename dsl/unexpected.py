@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bilevel.dsl.nearest import nearest
-from bilevel.dsl.parse import grammar
 from bilevel.dsl.recovery import Mistake, Trouble, spelling
 from bilevel.dsl.statements import FOLLOWERS, LEADERS, LEVEL_KEYWORDS, TOP_KEYWORDS, is_dangling
+from bilevel.dsl.tables import grammar
 from bilevel.dsl.tokens import CLOSING, OPENING, Token
 from bilevel.errors import Diagnostic, Edit, Related, Span
 

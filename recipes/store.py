@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from bilevel.errors import RecipeError, fail
+from bilevel.kept import cache_folder
 
 DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 Advance = Callable[[int], None]
@@ -70,12 +71,6 @@ def kept(entry: Kept, make: Callable[[Advance], Sequence[Tensor]]) -> tuple[Tens
             made = tuple(tensor.contiguous() for tensor in make(advance))
         _keep(entry, dict(zip(entry.fields, made, strict=True)), unfinished, path)
     return made
-
-
-def cache_folder() -> Path:
-    """`bilevel` in the user's cache folder: XDG_CACHE_HOME, or ~/.cache where that is not set."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "bilevel"
 
 
 def tensor_hash(tensor: Tensor) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import networkx as nx
-
+from bilevel.digraph import generations
 from bilevel.views.document import Document
 
 WIDTH, HEIGHT = 112, 38
@@ -60,7 +59,5 @@ def layout(plan: Document) -> Layout:
 
 
 def _columns(plan: Document) -> dict[str, int]:
-    graph = nx.DiGraph([(edge.head, edge.tail) for edge in plan.edges])
-    graph.add_nodes_from(node.name for node in plan.nodes)
-    generations = list(nx.topological_generations(graph))
-    return {name: number for number, names in enumerate(reversed(generations)) for name in names}
+    groups = list(generations((node.name for node in plan.nodes), ((edge.head, edge.tail) for edge in plan.edges)))
+    return {name: number for number, names in enumerate(reversed(groups)) for name in names}

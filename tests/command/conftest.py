@@ -23,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     torch.set_num_threads(threads)
     for name in set(sys.modules) - known:
-        if not name.startswith(("torch", "bilevel", "matplotlib", "rich", "numpy", "networkx", "sympy", "PIL", "mpl")):
+        if not name.startswith(("torch", "bilevel", "matplotlib", "rich", "numpy", "sympy", "PIL", "mpl")):
             sys.modules.pop(name)
 
 

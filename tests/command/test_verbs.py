@@ -23,12 +23,13 @@ QUICK_VERBS = [
 
 
 @pytest.mark.parametrize("words", QUICK_VERBS, ids=" ".join)
-def test_quick_verbs_import_no_torch_and_answer_at_once(words: tuple[str, ...]) -> None:
+def test_quick_verbs_import_nothing_slow_and_answer_at_once(words: tuple[str, ...]) -> None:
     program = (
         "import sys, time\n"
         "from bilevel.command import main\n"
         "code = main(sys.argv[1:])\n"
-        "print(code, 'torch' in sys.modules, time.process_time(), file=sys.stderr)"
+        "slow = {'torch', 'numpy', 'sympy', 'networkx', 'rich', 'matplotlib'} & sys.modules.keys()\n"
+        "print(code, ','.join(slow) or '-', time.process_time(), file=sys.stderr)"
     )
     fastest = 9.0  # of the processor: on a busy machine the clock on the wall says nothing
     for _ in range(3):
@@ -39,8 +40,8 @@ def test_quick_verbs_import_no_torch_and_answer_at_once(words: tuple[str, ...]) 
             env={"PYTHONPATH": str(ROOT)},
             check=True,
         )
-        code, torch, seconds = ran.stderr.splitlines()[-1].split()
-        assert torch == "False"
+        code, slow, seconds = ran.stderr.splitlines()[-1].split()
+        assert slow == "-"
         assert code == "0"
         fastest = min(fastest, float(seconds))
         if fastest < 0.5:

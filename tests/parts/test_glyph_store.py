@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 
 from bilevel.errors import RecipeError
+from bilevel.kept import cache_folder
 from bilevel.recipes import glyph_writers
 from bilevel.recipes.glyph_store import GlyphImages, glyph_images
-from bilevel.recipes.store import Kept, cache_folder, progress
+from bilevel.recipes.store import Kept, progress
 
 
 @pytest.fixture(autouse=True)
