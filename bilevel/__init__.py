@@ -52,7 +52,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bilevel' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(LATER[name]), name)
+    from bilevel.garbage import uncollected
+
+    with uncollected():
+        return getattr(import_module(LATER[name]), name)
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -27,6 +27,7 @@ from bilevel.elements import check_counts, check_sizes
 from bilevel.errors import fail
 from bilevel.explain import plan_text
 from bilevel.facts import Facts
+from bilevel.garbage import uncollected
 from bilevel.limits import Limit, free_memory, read_limits
 from bilevel.modes import Class
 from bilevel.plan import Plan
@@ -118,6 +119,7 @@ class Program:
         return execute(self, None if out is None else Path(out), seed, tuple(callbacks))
 
 
+@uncollected()
 def compile(
     recipe: Recipe | str | Path,
     *,

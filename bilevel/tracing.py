@@ -96,7 +96,8 @@ def counted(plan: Plan, phase: str, parts: Parts) -> Work:
         known: dict[str, Any] = {}
         for one in phases:
             given = [known[n] for n in one.reads]
-            state = one.begin(key, *given)
+            with Meter():  # not for its counts: it knows the shapes that were made before
+                state = one.begin(key, *given)
             if one.name == phase:
                 return _run(one, state, key, given)
             known |= one.values(state)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from scipy.stats import beta, norm
 from torch import Tensor
 
 from bilevel.dsl.datatypes import Array, real
@@ -57,6 +56,8 @@ def certified_radius(
 
 def _radii(sigma: float, samples: int, alpha: float) -> Tensor:
     """The radius for 0, 1, ..., `samples` votes, real[samples + 1], float64."""
+    from scipy.stats import beta, norm  # a third of a second, which only this part needs
+
     counts = torch.arange(1, samples + 1).numpy()
     lower = beta.ppf(alpha, counts, samples - counts + 1)
     radius = torch.as_tensor(sigma * norm.ppf(lower)).clamp(min=0.0)

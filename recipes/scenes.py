@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from bilevel.backends.torch_func.keyed import fold, make_key, uniform
 from bilevel.dsl.datatypes import Records, integer, real, record, records
-from bilevel.recipes import glyph_classes, glyph_writers, photographs, warps
+from bilevel.recipes import photographs, warps
 from bilevel.recipes.glyph_store import images_of, some_classes
 from bilevel.recipes.photographs import patches
 from bilevel.recipes.records import Samples, SampleSplits, bad_argument, require_positive
@@ -61,6 +61,8 @@ def brightness(images: Tensor) -> Tensor:
 
 def _kept_scenes(codes: tuple[int, ...], per_class: int, size: int) -> tuple[Tensor, ...]:
     """uint8[classes, n, 3, size, size] of each split."""
+    from bilevel.recipes import glyph_classes, glyph_writers  # they import what draws
+
     sources = [glyph_classes.__file__, glyph_writers.__file__, photographs.__file__, warps.__file__, __file__]
     depends = f"{codes} {per_class} {size}"
     entry = Kept("glyph_scenes", "scenes", "painting", depends, sources, SPLITS, len(codes) * per_class)

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from bilevel.errors import RecipeError, fail
 from bilevel.kept import cache_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 Advance = Callable[[int], None]
@@ -59,6 +61,8 @@ def kept(entry: Kept, make: Callable[[Advance], Sequence[Tensor]]) -> tuple[Tens
     `make` is given a function to tell how many more units are ready. Cost: reading takes a fraction of a second.
     Fails when: the cache folder cannot be written to (B608).
     """
+    from rich.console import Console
+
     path, console = entry.path, Console(stderr=True)
     if path.exists():
         try:
@@ -133,6 +137,8 @@ def _not_kept(entry: Kept, path: Path, error: OSError) -> RecipeError:
 @contextmanager
 def progress(console: Console, entry: Kept) -> Iterator[Advance]:
     """A bar on a terminal, otherwise a line at the start and at every quarter."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     title = f"{entry.name}: {entry.making} {entry.count:,} {entry.unit or entry.what}, once"
     if not console.is_terminal:
         yield _lines(console, title, entry)

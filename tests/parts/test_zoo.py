@@ -90,3 +90,12 @@ def test_every_data_set_has_a_section_and_a_picture() -> None:
             assert f"\n## {entry.name}\n" in page
             assert f"(pictures/{entry.name}.png)" in page
             assert (folder / "pictures" / f"{entry.name}.png").stat().st_size < 500_000
+
+
+def test_the_registry_imports_nothing_slow_that_only_some_part_needs() -> None:
+    program = (
+        "import sys, torch; before = {*sys.modules}; import bilevel.recipes.zoo; slow = {*sys.modules} - before;"
+        "print({'scipy', 'PIL', 'matplotlib', 'sklearn', 'pandas', 'cma', 'rich', 'gymnasium'} & slow)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "set()"

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
+from bilevel.garbage import uncollected
 
 Kind: TypeAlias = Literal["none", "fx", "inductor"]
 KINDS: tuple[Kind, ...] = ("none", "fx", "inductor")
@@ -45,6 +46,7 @@ MOST_KEPT = 64 << 20
 """The most bytes that those operators make: one graph keeps for the way back what it has computed on the way forth."""
 
 
+@uncollected()
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     """The graph as a function of its inputs."""
     if not any(node.op == "call_function" for node in traced.module.graph.nodes) or kind == "fx":

@@ -20,6 +20,7 @@ from bilevel.backends.torch_func.trace.nodes import tensor_of
 from bilevel.backends.torch_func.trace.products import rewritten
 from bilevel.backends.torch_func.trace.signature import as_tensor, mapped, template
 from bilevel.backends.torch_func.trace.simplify import simplified
+from bilevel.garbage import uncollected
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Traced:
         return sum(value.numel() * value.element_size() for value in values if value is not None)
 
 
+@uncollected()
 def trace(function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list[Any], dtype: torch.dtype) -> Traced:
     """The function for arguments of this form; raises whatever tracing raises.
 
