@@ -323,7 +323,7 @@ def mapped(
         if listed:
             text = f"torch.stack([{text} for {inside}{',' * (len(names) == 1)} in zip({values}, strict=True)])"
         else:
-            text = f"vmap(lambda {inside}: {text})({values})"
+            text = f"each_copy(lambda {inside}: {text})({values})"
     return text
 
 

@@ -76,7 +76,9 @@ def _over_copies(
         names = sorted(writer.name(n) for n, axes in read.items() if axis in axes)
         names += counted
         values = [*names, *(("variables", "solver", "gradient") if axis != level.batched[0] else given)]
-        text = f"vmap(lambda {', '.join([*names, 'variables', 'solver', 'gradient'])}: {text})({', '.join(values)})"
+        text = (
+            f"each_copy(lambda {', '.join([*names, 'variables', 'solver', 'gradient'])}: {text})({', '.join(values)})"
+        )
     return text
 
 
@@ -140,8 +142,8 @@ def state(writer: Writer, level: ir.Level, solver: ir.Solver, x: str) -> str:
     if solver.part is not None:
         text = f"registered_state(variables, {write(writer, solver.part)})"
         for _ in level.batched[1:]:
-            text = f"vmap(lambda variables: {text})(variables)"
-        return f"vmap(lambda variables: {text})({x})" if level.batched else text.replace("variables", x, 1)
+            text = f"each_copy(lambda variables: {text})(variables)"
+        return f"each_copy(lambda variables: {text})({x})" if level.batched else text.replace("variables", x, 1)
     if solver.learned is not None:
         return f"learned_state({x}, {learned(writer, solver)[0]})"
     return f"{solver.name}_state({x}{_momentum(writer, solver)})" if solver.name in STATEFUL else "()"

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 Tree: TypeAlias = Any
 """a tensor, or a dict, tuple, named tuple or list of trees; recursion is beyond what type checkers narrow well"""
@@ -118,6 +119,21 @@ def tree_at(trees: Tree, *places: Any) -> Tree:
 def equal_trees(tree: Tree, *counts: int) -> Tree:
     """Equal trees side by side: every leaf with the leading axes `counts`."""
     return tree_map(lambda leaf: leaf.expand(*counts, *leaf.shape), tree)
+
+
+def each_copy(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """`function` of every copy; copies are the first axis of all leaves. By vmap, or as it is where there is one copy.
+
+    One copy would pay for the mapping and get no more: images with an axis in front of them, normalisation in parts.
+    """
+
+    def called(*values: Tree) -> Tree:
+        if any(len(leaf) != 1 for leaf in leaves(values)):
+            return vmap(function)(*values)
+        found = function(*tree_map(lambda leaf: leaf.squeeze(0), values))
+        return tree_map(lambda leaf: leaf.unsqueeze(0), found)
+
+    return called
 
 
 def merge(*groups: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -173,6 +173,21 @@ def contiguous(tree: Tree) -> Tree:
     return tree_map(lambda a: a.contiguous(), tree)
 
 
+def each_copy(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """`function` of every copy; copies are the first axis of all leaves. By vmap, or as it is where there is one copy.
+
+    One copy would pay for the mapping and get no more: images with an axis in front of them, normalisation in parts.
+    """
+
+    def called(*values: Tree) -> Tree:
+        if any(len(leaf) != 1 for leaf in leaves(values)):
+            return vmap(function)(*values)
+        found = function(*tree_map(lambda leaf: leaf.squeeze(0), values))
+        return tree_map(lambda leaf: leaf.unsqueeze(0), found)
+
+    return called
+
+
 def total(value: Tree) -> Tensor:
     """Sum of all entries of an array or tree, real[]."""
     parts = [leaf.sum() for leaf in leaves(value)]
@@ -826,11 +841,11 @@ def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
     @kernels.kernel
     def adapt_start(theta, task):  # maml.bl:14
         """Where phi starts, one per task."""
-        return contiguous(vmap(lambda task: theta)(task))
+        return contiguous(each_copy(lambda task: theta)(task))
 
     def adapt_objective(phi, task):  # maml.bl:15
         """What adapt minimizes, summed over task."""
-        return vmap(lambda phi, task: L(phi, task.support))(phi, task).sum()
+        return each_copy(lambda phi, task: L(phi, task.support))(phi, task).sum()
 
     @kernels.kernel
     def adapt_gradient(phi, task):  # maml.bl:15
@@ -909,7 +924,7 @@ def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
 
     def meta_objective(phi, task):  # maml.bl:19
         """What meta minimizes."""
-        return vmap(lambda phi, task: L(phi, task.query))(phi, task).mean(0)
+        return each_copy(lambda phi, task: L(phi, task.query))(phi, task).mean(0)
 
     @kernels.kernel
     def meta_slopes(phi, task):
@@ -955,7 +970,7 @@ def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
         task = draw(tasks.val, 200, fold(key, "task"))
         adapt_states = adapt_forward(theta, task, False)
         phi = adapt_states[-1][0]
-        return vmap(lambda phi, task: acc(phi, task.query))(phi, task).mean(0)
+        return each_copy(lambda phi, task: acc(phi, task.query))(phi, task).mean(0)
 
     def meta_begin(key):
         """The state of meta before its first step."""

@@ -16,7 +16,11 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
+from bilevel.backends.torch_func.trace.convolutions import faster_convolutions
+from bilevel.backends.torch_func.trace.layouts import channels_last, has_images
 from bilevel.backends.torch_func.trace.nodes import tensor_of
+from bilevel.backends.torch_func.trace.normalising import written_out
+from bilevel.backends.torch_func.trace.pooling import pooled_first
 from bilevel.backends.torch_func.trace.products import rewritten
 from bilevel.backends.torch_func.trace.signature import as_tensor, mapped, template
 from bilevel.backends.torch_func.trace.simplify import simplified
@@ -105,6 +109,9 @@ def _reduced(module: fx.GraphModule, form: Any) -> Traced:
     module.graph.eliminate_dead_code()
     module = simplified(module)
     module = _once(rewritten(_once(module)))
+    if has_images(module):
+        for change in (faster_convolutions, pooled_first, written_out, channels_last):
+            module = _once(change(module))
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     output = next(node for node in graph.nodes if node.op == "output")
