@@ -153,14 +153,20 @@ class CoordinateLstm(nn.Module):
         return zero, zero
 
     def forward(self, gradient: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Steps real[n] and the next state, from gradients real[n] and the state."""
-        hidden, memory = state
-        gates = nn.functional.linear(gradient_features(gradient), self.cell.weight_ih, self.cell.bias_ih)
-        gates = gates + nn.functional.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
-        enter, forget, new, leave = gates.chunk(4, -1)
+        """Steps real[n] and the next state, from gradients real[n] and the state.
+
+        Inside, units are rows and coordinates columns: there are few of the one and many of the other, and a loop over
+        the last axis is as fast as it is long. One product makes all gates, of what they read side by side.
+        """
+        hidden, memory = (part.mT for part in state)
+        weights = torch.cat([self.cell.weight_ih, self.cell.weight_hh], 1)
+        gates = weights @ torch.cat([torch.stack(size_and_sign(gradient)), hidden])
+        gates = gates + (self.cell.bias_ih + self.cell.bias_hh)[:, None]
+        enter, forget, new, leave = gates.chunk(4)
         memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * torch.tanh(new)
         hidden = torch.sigmoid(leave) * torch.tanh(memory)
-        return self.scale * self.output(hidden)[..., 0], (hidden, memory)
+        step = (self.output.weight @ hidden)[0] + self.output.bias
+        return self.scale * step, (hidden.mT, memory.mT)
 
 
 def gradient_features(gradient: Tensor) -> Tensor:
@@ -169,8 +175,12 @@ def gradient_features(gradient: Tensor) -> Tensor:
     Size and direction apart, so that gradients of any order of magnitude are inputs between -1 and about 1
     (Andrychowicz et al. 2016, appendix A, with p = 10; below e^-10 they give the network e^10 g instead of the sign).
     """
-    size = torch.log(torch.clamp(gradient.abs(), min=math.exp(-10.0))) / 10.0
-    return torch.stack([size, torch.sign(gradient)], -1)
+    return torch.stack(size_and_sign(gradient), -1)
+
+
+def size_and_sign(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The two of `gradient_features`, shaped as the gradient."""
+    return torch.log(torch.clamp(gradient.abs(), min=math.exp(-10.0))) / 10.0, torch.sign(gradient)
 
 
 @model(parts={"cell": "cell.*", "output": "output.*"})

@@ -67,7 +67,8 @@ def _by_steps(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
             ]
         case Unroll(store="residuals"):
             move = move_function(coder, level)
-            return [move, _pulled_move(coder, level), _with_residuals(coder, level, step)]
+            run = [] if tested else [run_function(coder, level)]
+            return [*run, move, _pulled_move(coder, level), _with_residuals(coder, level, step)]
         case Unroll(store="even" | "binomial") as adjoint:
             return [*advance_functions(coder, level), _with_checkpoints(coder, level, step, adjoint)]
         case Leaping() as leap:
@@ -253,19 +254,29 @@ def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
     variables = {own(coder, level)[0] if len(own(coder, level)) == 1 else "variables": x}
     count = f"counted({count_text(coder, level)})"
     call = coder.call(f"{level.name}_pulled", **variables, solver=held, key="step_key", count=count)
-    kept: tuple[Statement, ...] = (
-        Assign(f"({x}, {held}), pull", call),
-        Assign("", f"states.append(({x}, {held}, pull))"),
-    )
-    plain: tuple[Statement, ...] = (*_move(coder, level, x), Assign("states", f"[({x}, {held})]"))
+    kept = (Assign(f"({x}, {held}), pull", call), Assign("", f"states.append(({x}, {held}, pull))"))
     body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]")]
+    steps = steps_text(coder, level)
     adjoint = coder.plan.choices[level.name].adjoint
     window = adjoint.window if isinstance(adjoint, Unroll) else None
-    late = "" if window is None else f" and step >= {steps_text(coder, level)} - {window}"
-    left_out = "not keep" if window is None else f"not (keep{late})"
-    body += _looped(coder, level, x, [If(f"keep{late}", kept), If(left_out, plain)])
+    if stopping.unrolled(coder, level):
+        plain = (*_move(coder, level, x), Assign("states", f"[({x}, {held})]"))
+        late = "keep" if window is None else f"keep and step >= {steps} - {window}"
+        left_out = "not keep" if window is None else f"not ({late})"
+        body += _looped(coder, level, x, [If(late, kept), If(left_out, plain)])
+    else:
+        first = "0" if window is None else f"max(0, {steps} - {window})"
+        body += [*_unkept(coder, level, f"{first} if keep else {steps}"), Assign(f"{x}, {held}", "states[-1]")]
+        body.append(each_step(coder, level, f"range(first, {steps})", [*step_body(coder, level), *kept]))
     body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all, each with the vjp of the step before it")
+
+
+def _unkept(coder: Coder, level: ir.Level, first: str) -> list[Statement]:
+    """The steps before the first that is kept, in runs."""
+    run = coder.call(f"{level.name}_run", state="states[-1]", keep="False", **run_given(coder, level))
+    loop = Loop("steps", runs(level, "0", "first"), (Assign("states", run),))
+    return [*keys(coder, level, steps_text(coder, level)), Assign("first", first), loop]
 
 
 def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:

@@ -13,6 +13,8 @@ from torch.func import grad, jvp, vmap
 from torch.nn.functional import linear
 
 from bilevel.backends.torch_func.trace import graph
+from bilevel.backends.torch_func.trace.biases import apart
+from bilevel.backends.torch_func.trace.nodes import aten
 from bilevel.backends.torch_func.trace.signature import flatten
 
 FLOAT = torch.float64
@@ -129,3 +131,57 @@ def test_a_product_with_zeros_that_is_added_to_another_shape_is_not_computed() -
         return torch.tanh(bias + still @ w) + x @ w
 
     assert rewritten(f, random(7, 4), random(9, 7), random(4))["mm.default"] == 1
+
+
+def test_slices_that_are_joined_again_are_the_array() -> None:
+    def f(a: Tensor) -> Tensor:
+        parts = [part.reshape(2, -1, COLUMNS).reshape(part.shape) for part in (a[:2], a[2:8])]
+        return torch.cat([parts[0], parts[1], a[8:]]) * 2
+
+    assert rewritten(f, random(12, COLUMNS)) == {"mul.Tensor": 1}
+    turned = rewritten(lambda a: torch.cat([a.mT[:2], a.mT[2:]]) * 2, random(12, COLUMNS))
+    assert turned == {"transpose.int": 1, "clone.default": 1, "mul.Tensor": 1}
+
+
+@pytest.mark.parametrize("pieces", [[(0, 5), (6, 12)], [(6, 12), (0, 6)], [(0, 6), (5, 12)], [(0, 6), (6, 11)]])
+def test_slices_with_gaps_in_another_order_or_twice_are_joined(pieces: list[tuple[int, int]]) -> None:
+    found = rewritten(lambda a: torch.cat([a[begin:end] for begin, end in pieces]) * 2, random(12, COLUMNS))
+    assert found["cat.default"] == 1
+
+
+def test_a_slice_of_a_join_is_what_was_joined() -> None:
+    def f(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([a, b])
+        return joined[:12] * 2, joined[12:] + 1
+
+    assert rewritten(f, random(12, COLUMNS), random(4, COLUMNS)) == {"mul.Tensor": 1, "add.Tensor": 1}
+    assert rewritten(lambda a, b: torch.cat([a, b])[1:12] * 2, A, A + 1)["cat.default"] == 1
+
+
+def test_the_way_back_through_slices_is_a_join() -> None:
+    def f(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return grad(lambda whole: (whole[:3] * a).sum() + (whole[7:] * c).sum() + (whole[3:7] * b).sum())(whole)
+
+    whole = random(10, COLUMNS)
+    parts = [random(rows, COLUMNS) for rows in (3, 4, 3)]
+    assert rewritten(f, *parts) == {"cat.default": 1}
+    twice = rewritten(
+        lambda a, b: grad(lambda w: (w[:6] * a).sum() + (w[4:] * b).sum())(whole), *[random(6, COLUMNS)] * 2
+    )
+    assert twice["cat.default"] == 0 and twice["slice_backward.default"] == 2
+
+
+def test_what_is_added_to_a_product_stays_beside_it_for_a_compiler() -> None:
+    def f(a: Tensor, b: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, ...]:
+        return a @ b + row, column + a @ (b + 1), linear(a, b.mT + 2, row), a @ (b + 3) + a @ (b + 4)
+
+    arguments = (random(7, 5), random(5, 6), random(6), random(7, 1))
+    traced = graph.trace(f, arguments, list(arguments), FLOAT)
+    module = apart(traced.module)
+    names = Counter(node.target.__name__ for node in module.graph.nodes if node.op == "call_function")
+    assert names["addmm.default"] == 0 and names["sub.Tensor"] == 3
+    given = [arguments[place] for place in traced.inputs]
+    for found, expected in zip(module(*given), traced.module(*given), strict=True):
+        assert float((found - expected).norm()) <= 1e-14 * float(expected.norm())
+    assert any(node.target is aten.addmm.default for node in traced.module.graph.nodes)
+    assert apart(module) is module

@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from bilevel.backends.torch_func.trace.biases import apart
 from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.garbage import uncollected
@@ -55,7 +56,7 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     from torch._inductor import compile as compile_graph
 
     with torch.no_grad():
-        made: Any = compile_graph(written_out(traced.module), list[Any](inputs))
+        made: Any = compile_graph(written_out(apart(traced.module)), list[Any](inputs))
     result: Compiled = made
     return result
 

@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
 from bilevel.backends.torch_func.trace.convolutions import faster_convolutions
+from bilevel.backends.torch_func.trace.joins import rejoined
 from bilevel.backends.torch_func.trace.layouts import channels_last, has_images
 from bilevel.backends.torch_func.trace.nodes import tensor_of
 from bilevel.backends.torch_func.trace.normalising import written_out
@@ -108,7 +109,7 @@ def _reduced(module: fx.GraphModule, form: Any) -> Traced:
     """Only operators that a result needs, each once, and only inputs that are read."""
     module.graph.eliminate_dead_code()
     module = simplified(module)
-    module = _once(rewritten(_once(module)))
+    module = _once(rewritten(rejoined(_once(module))))
     if has_images(module):
         for change in (faster_convolutions, pooled_first, written_out, channels_last):
             module = _once(change(module))
