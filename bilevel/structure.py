@@ -38,7 +38,7 @@ def properties(program: ir.Program, facts: Facts, level: ir.Level) -> Iterator[P
     if level.parent is not None:
         yield from _gradient(level, own)
         yield from _entrances(own)
-    for missing in (own.second, own.forward):
+    for missing in (own.second, own.forward, *own.steps):
         if missing is not None:
             yield Property("lacks", str(missing), "traced", missing.span)
 
