@@ -24,31 +24,24 @@ from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from bilevel.backends.torch_func.trace.biases import apart
 from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.garbage import uncollected
 
-Kind: TypeAlias = Literal["none", "fx", "inductor", "fx+graphs", "inductor+graphs"]
-KINDS: tuple[Kind, ...] = ("none", "fx", "inductor", "fx+graphs", "inductor+graphs")
-"""with graphs: every kernel is recorded on the GPU once, and replayed (`replays.py`)"""
+Kind: TypeAlias = Literal["none", "fx", "inductor"]
+KINDS: tuple[Kind, ...] = ("none", "fx", "inductor")
 Compiled: TypeAlias = Callable[..., Sequence[Tensor]]
 
-
-def _by_kind(none: int = 0, fx: int = 0, inductor: int = 0, recorded: int = 0) -> dict[Kind, int]:
-    """A number for each kind; with graphs, whatever runs the kernels."""
-    return {"none": none, "fx": fx, "inductor": inductor, "fx+graphs": recorded, "inductor+graphs": recorded}
-
-
-LARGEST: dict[Kind, int] = _by_kind(fx=600, inductor=600, recorded=600)
+LARGEST: dict[Kind, int] = {"none": 0, "fx": 600, "inductor": 600}
 """The most operators of one run of steps: the time to compile grows with them, what is saved in a call does not."""
-LONGEST: dict[Kind, int] = _by_kind(none=1, fx=1, inductor=5, recorded=5)
-"""The most steps of one run: fx gains nothing by more than one, the others the way from and to Python."""
-WHOLE: dict[Kind, int] = _by_kind(fx=2, inductor=2, recorded=2)
+LONGEST: dict[Kind, int] = {"none": 1, "fx": 1, "inductor": 5}
+"""The most steps of one run: fx gains nothing by more than one, Inductor the way between Python and compiled code."""
+WHOLE: dict[Kind, int] = {"none": 0, "fx": 2, "inductor": 2}
 """The steps of levels inside, forth and back, up to which a function becomes one kernel whatever its size."""
-LARGEST_WHOLE: dict[Kind, int] = _by_kind(inductor=800, recorded=800)
+LARGEST_WHOLE: dict[Kind, int] = {"none": 0, "fx": 0, "inductor": 800}
 """The most operators of steps inside, forth and back, of a function that becomes one kernel as a whole."""
 MOST_KEPT = 64 << 20
 """The most bytes that those operators make: one graph keeps for the way back what it has computed on the way forth."""
@@ -57,34 +50,47 @@ MOST_KEPT = 64 << 20
 @uncollected()
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     """The graph as a function of its inputs."""
-    if not any(node.op == "call_function" for node in traced.module.graph.nodes) or base(kind) == "fx":
+    if not any(node.op == "call_function" for node in traced.module.graph.nodes) or kind == "fx":
         forward: Compiled = traced.module.forward
         return forward
+    module = written_out(apart(traced.module))
+    if inputs and inputs[0].device.type != "cpu":
+        return _by_inductor(module, inputs, {})
+    from bilevel.backends.torch_func.trace import ahead
+
+    ahead.begun().wait(ahead.PATIENCE)
+    try:
+        return _by_inductor(module, inputs, ahead.options())
+    except Exception:
+        if (options := ahead.narrower()) is None:
+            raise
+    return _by_inductor(module, inputs, options)
+
+
+def _by_inductor(module: fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Compiled:
     from torch._inductor import compile as compile_graph
 
-    with torch.no_grad():
-        made: Any = compile_graph(written_out(apart(traced.module)), list[Any](inputs))
+    from bilevel.backends.torch_func.trace.batches import together
+
+    with torch.no_grad(), together():
+        made: Any = compile_graph(module, list[Any](inputs), options=options)
     result: Compiled = made
     return result
 
 
-def base(kind: Kind) -> str:
-    """What runs the graphs of kernels: none, fx or inductor."""
-    return kind.partition("+")[0]
+def begin(kind: Kind, device: torch.device) -> None:
+    """Begin with what a compiler does once, where there will be work for it."""
+    if kind == "inductor" and device.type == "cpu":
+        from bilevel.backends.torch_func.trace import ahead
 
-
-def has_graphs(kind: Kind) -> bool:
-    """Whether kernels are recorded on the device."""
-    return kind.endswith("+graphs")
+        ahead.begun()
 
 
 def why_not(kind: Kind, device: torch.device) -> str | None:
     """What is missing here for a kind of kernel, None where nothing is."""
-    if has_graphs(kind) and device.type != "cuda":
-        return f"no GPU to record graphs on, the device is {device}"
-    if base(kind) == "inductor" and device.type == "cpu" and compiler() is None:
+    if kind == "inductor" and device.type == "cpu" and compiler() is None:
         return "no C++ compiler"
-    if base(kind) == "inductor" and device.type == "cuda":
+    if kind == "inductor" and device.type == "cuda":
         return None if find_spec("triton") else "no Triton"
     return None
 
