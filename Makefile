@@ -11,9 +11,9 @@ USABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:
 # In an activated environment torch belongs to that environment, where .venv does not see it.
 HAS_TORCH = import sys, torch; sys.exit(sys.prefix != sys.base_prefix or torch.__version__ < "2.11")
 
-.PHONY: help run test check format recipes peers bench
+.PHONY: help run test check format recipes peers bench bench-gpu
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1: /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
 
 run: $(READY)  ## learn to adapt to sine waves in five steps (MAML)
 	@$(BIN)/bilevel run maml_sine
@@ -41,6 +41,13 @@ peers: $(READY)  ## what the benchmarks compare with
 # On a machine that does nothing else. One workload: .venv/bin/python -m benchmarks W0
 bench: $(READY)  ## times and memory beside other libraries: BENCHMARKS.md (15 minutes; first `make peers`)
 	@$(BIN)/python -m benchmarks
+
+# A PyTorch with CUDA has to be there already, or is named: make bench-gpu TORCH='torch==2.11.0 --index-url ...'
+bench-gpu: $(READY)  ## on a GPU: tests of what only it has, the speed of its operators, then W0, W1, W5 and W7 there
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("PyTorch %s sees no GPU here" % torch.__version__)'
+	@$(BIN)/python -m pytest -q tests/kernels/test_cuda_graphs.py
+	@$(BIN)/bilevel analyze maml_sine --device cuda
+	@$(BIN)/python -m benchmarks --device cuda
 
 format: $(READY)  ## one layout, and the lint that can repair itself
 	@$(BIN)/python -m ruff format .

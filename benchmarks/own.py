@@ -34,7 +34,7 @@ def searched(text: str, kernels: Asked) -> Work:
 
     def once(phase: Any, state: Any, key: Any) -> Any:
         after, _ = phase.step(state, key)
-        return [after.solver.told[-1].numpy()]
+        return [after.solver.told[-1].cpu().numpy()]
 
     return _work(text, kernels, "float32", once)
 

@@ -22,13 +22,16 @@ row. `extra memory` is the resident memory at the worst moment beyond that befor
 and the first run, two sides at a time. The floor is the least work over what the machine reaches (`torch.mm`, copies);
 `gap` is our fastest row over it. Take ratios, not milliseconds.
 """
+NO_GPU = """No table of a GPU is here: none of this has run on one yet. `make bench-gpu`, on a machine that has one, tests the
+CUDA graphs and adds W0, W1, W5 and W7 on that device, with floors by its own rates.
+"""
 BUSY = 0.5
 """load at the start of a case, beyond which its figures are marked; our own processes raise it afterwards"""
 
 
 def markdown(results: Mapping[str, Any], plots: str) -> str:
     """The whole file; `plots` is the folder of the plots as the file names it."""
-    lines = [HEAD]
+    lines = [HEAD] + [NO_GPU] * (not any(name.endswith(CUDA) for name in results))
     for name in sorted(results):
         lines += [*_about(name, results[name]), ""]
         if name in ALONE:

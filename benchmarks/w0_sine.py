@@ -160,6 +160,8 @@ WORKLOAD = Workload(
         Side("ours, no kernels", partial(ours, "none")),
         Side("ours, fx", partial(ours, "fx")),
         Side("ours, Inductor", partial(ours, "inductor")),
+        Side("ours, fx, CUDA graphs", partial(ours, "fx+graphs"), only="cuda"),
+        Side("ours, Inductor, CUDA graphs", partial(ours, "inductor+graphs"), only="cuda"),
         Side("higher", higher, "higher"),
         Side("TorchOpt MetaSGD", torchopt_meta_sgd, "torchopt"),
         Side("TorchOpt functional + vmap", torchopt_functional, "torchopt"),

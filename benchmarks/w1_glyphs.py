@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bilevel.compiling import Asked
 
 WAYS, SHOTS, QUERIES, STEPS, RATE = 5, 5, 15, 5, 0.1
+KEPT = "rmd(store = residuals)"
 RECIPE = """recipe omniglot
 use net = given_convolutions(ways = 5)
 use glyphs = fixed_glyphs(count = TASKS, ways = 5, shots = 5, queries = 15)
@@ -162,8 +163,11 @@ WORKLOAD = Workload(
     short=({"tasks": 2},),
     sides=(
         Side("ours, loop, fx", partial(ours, "rmd", "loop", "fx")),
-        Side("ours, loop, rmd(store = residuals), fx", partial(ours, "rmd(store = residuals)", "loop", "fx")),
+        Side("ours, loop, rmd(store = residuals), fx", partial(ours, KEPT, "loop", "fx")),
         Side("ours, vmap, fx", partial(ours, "rmd", "vmap", "fx")),
+        Side("ours, vmap, fx, CUDA graphs", partial(ours, "rmd", "vmap", "fx+graphs"), only="cuda"),
+        Side("ours, vmap, residuals, fx, CUDA graphs", partial(ours, KEPT, "vmap", "fx+graphs"), only="cuda"),
+        Side("ours, loop, residuals, fx, CUDA graphs", partial(ours, KEPT, "loop", "fx+graphs"), only="cuda"),
         Side("higher", higher, "higher"),
         Side("TorchOpt MetaSGD", torchopt_meta_sgd, "torchopt"),
         Side("TorchOpt functional + vmap", torchopt_functional, "torchopt", only="cuda"),

@@ -142,6 +142,8 @@ WORKLOAD = Workload(
         Side("ours, no kernels", partial(ours, "none")),
         Side("ours, fx", partial(ours, "fx")),
         Side("ours, Inductor", partial(ours, "inductor")),
+        Side("ours, fx, CUDA graphs", partial(ours, "fx+graphs"), only="cuda"),
+        Side("ours, Inductor, CUDA graphs", partial(ours, "inductor+graphs"), only="cuda"),
         Side("loop with cma", loop, "cma"),
         Side("cma + torch.func, one vmap", batched, "cma"),
     ),

@@ -183,6 +183,16 @@ def _check_finite(part: Any, use: ir.Use) -> None:
 
 def _check_state(module: nn.Module, use: ir.Use) -> None:
     """B603: a module that changes itself is no function of its inputs."""
+    iterated = next((m for m in module.modules() if m.training and _has_spectral_norm(m)), None)
+    if iterated is not None:
+        raise fail(
+            "B603",
+            f"`{use.name}` changes itself while it runs",
+            use.value.span if use.value is not None else use.span,
+            label="spectral_norm makes a step of its power iteration in place in every call",
+            why="a level must be a function of its inputs: the number of calls would change the numbers",
+            fix="call .eval() on it before it is given, which keeps the vectors that it has",
+        )
     kinds = [
         (name, m) for name, m in module.named_modules() if getattr(m, "running_mean", None) is not None and m.training
     ]
@@ -200,3 +210,9 @@ def _check_state(module: nn.Module, use: ir.Use) -> None:
         fix='a network with norm = "batch_stats", which uses the statistics of the batch only\n'
         "or call .eval() on it before it is given, which freezes the statistics",
     )
+
+
+def _has_spectral_norm(module: nn.Module) -> bool:
+    """Whether a weight is divided by its largest singular value: a parametrization of torch's, or its older hook."""
+    kinds = (type(module), *(type(hook) for hook in module._forward_pre_hooks.values()))
+    return any((k.__module__ or "").startswith("torch.nn.utils") and "SpectralNorm" in k.__name__ for k in kinds)

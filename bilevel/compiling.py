@@ -13,8 +13,11 @@ import torch
 
 from bilevel import ir
 from bilevel.backends.torch_func.keyed import make_key
-from bilevel.backends.torch_func.trace.compilers import KINDS, Kind, why_not
+from bilevel.backends.torch_func.trace.compilers import KINDS, Kind, base, has_graphs, why_not
+from bilevel.backends.torch_func.trace.cuda import CudaGraphs
 from bilevel.backends.torch_func.trace.kernels import Kernels, Made
+from bilevel.backends.torch_func.trace.replays import Replays
+from bilevel.costs import size_text
 from bilevel.errors import fail
 from bilevel.kinds import is_searched
 from bilevel.plan import Plan
@@ -22,7 +25,7 @@ from bilevel.plan import Plan
 if TYPE_CHECKING:
     from bilevel.program import Program
 
-Asked: TypeAlias = Literal["auto", "none", "fx", "inductor"]
+Asked: TypeAlias = Literal["auto"] | Kind
 ASKED: tuple[Asked, ...] = ("auto", *KINDS)
 
 TRACING, COMPILING = 2_000, 100_000
@@ -41,14 +44,24 @@ def kernels_for(plan: Plan, asked: Asked, device: torch.device, dtype: torch.dty
         raise fail("B712", f"there are no kernels `{asked}`", fix=f"one of: {', '.join(ASKED)}")
     if asked == "auto":
         kind, reason = _chosen(plan, device)
-        return Kernels(kind, dtype, device, idle=True, reason=reason)
+        return Kernels(kind, dtype, device, idle=True, reason=reason, replays=_replays(kind, device))
     missing = why_not(asked, device)
     if missing is not None:
-        install = (
-            "install g++ (on Debian and Ubuntu: apt install g++)" if device.type == "cpu" else "pip install triton"
-        )
-        raise fail("B712", f"no {asked} kernels here: {missing}", fix=f"--compile fx, which needs none; or {install}")
-    return Kernels(asked, dtype, device, reason="asked for")
+        raise fail("B712", f"no {asked} kernels here: {missing}", fix=_instead(asked, device))
+    return Kernels(asked, dtype, device, reason="asked for", replays=_replays(asked, device))
+
+
+def _replays(kind: Kind, device: torch.device) -> Replays | None:
+    """What records kernels, for a kind with graphs."""
+    return Replays(CudaGraphs(device), device) if has_graphs(kind) else None
+
+
+def _instead(asked: Kind, device: torch.device) -> str:
+    """What to type in place of kernels that cannot be had."""
+    if has_graphs(asked) and device.type != "cuda":
+        return f"--compile {base(asked)}; or --device cuda, on a machine that has a GPU"
+    install = "install g++ (on Debian and Ubuntu: apt install g++)" if device.type == "cpu" else "pip install triton"
+    return f"--compile {asked.replace('inductor', 'fx')}, which needs none; or {install}"
 
 
 def _chosen(plan: Plan, device: torch.device) -> tuple[Kind, str]:
@@ -57,10 +70,17 @@ def _chosen(plan: Plan, device: torch.device) -> tuple[Kind, str]:
     told = f"about {count:,} steps of levels in a run; tracing pays from {TRACING:,}, Inductor from {COMPILING:,}"
     if count < TRACING:
         return "none", told
+    fx, inductor = _tracing(device)
+    told += ", and a GPU is asked for a kernel at once" * has_graphs(fx)
     if count < COMPILING:
-        return "fx", told
-    missing = why_not("inductor", device)
-    return ("inductor", told) if missing is None else ("fx", f"{told}, but here is {missing}")
+        return fx, told
+    missing = why_not(inductor, device)
+    return (inductor, told) if missing is None else (fx, f"{told}, but here is {missing}")
+
+
+def _tracing(device: torch.device) -> tuple[Kind, Kind]:
+    """The kinds that are traced alone, and compiled as well, as a device is asked for them best."""
+    return ("fx+graphs", "inductor+graphs") if device.type == "cuda" else ("fx", "inductor")
 
 
 def step_calls(plan: Plan) -> int:
@@ -116,9 +136,12 @@ def kernel_line(kernels: Kernels) -> str:
 
 
 def kernel_lines(program: Program) -> Iterator[str]:
-    """What runs as a kernel, level by level, and what does not and why."""
+    """What runs as a kernel, level by level, and what does not and why; what graphs hold."""
     kernels = program.kernels
     yield kernel_line(kernels)
+    if kernels.replays is not None:
+        held = kernels.replays
+        yield f"  {held.count} graphs, which hold {size_text(held.bytes)} in buffers beside what the plan counts"
     for level in program.plan.program.walk_levels():
         made = list(_made(program, level.name))
         if kernels.kind == "none" or not made:
@@ -135,6 +158,8 @@ def _made(program: Program, level: str) -> Iterator[str]:
     several = f", {steps} steps each" if steps > 1 else ""
     if used:
         yield f"{', '.join(dict.fromkeys(used))}{several}"
+    for one in {_part(m, level): m for m in mine if m.unrecorded}.values():
+        yield f"no graph of {_part(one, level)} [{one.unrecorded}]"
     for one in {_part(m, level): m for m in mine if m.run is None}.values():
         yield f"none for {_part(one, level)} [{one.reason}]"
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import CodeType
 from typing import Any, cast
 
 import torch
@@ -26,13 +25,15 @@ from torch._C import _functorch
 from torch.func import functional_call, grad, jvp, vjp
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from bilevel.backends.torch_func.attention import attends, function_attends, unfused
+from bilevel.backends.torch_func.attention import FUSED, attends, function_calls, unfused
 from bilevel.backends.torch_func.keyed import make_key
+from bilevel.backends.torch_func.norms import normalises_natively, written_norms
 from bilevel.binding import Parts
 from bilevel.errors import Diagnostic, RecipeError
 from bilevel.facts import Facts
 from bilevel.lacks import Derivatives, Lack, Missing, Part, What, first_lacks
 from bilevel.plan import Plan
+from bilevel.registry import MARK, GradientSolver, Registration
 
 MOST = 4
 """calls of one part that are looked at, of different shapes"""
@@ -66,7 +67,7 @@ def found_derivatives(plan: Plan, parts: Parts, every: bool = False) -> Derivati
         _call_all(plan, parts, seen)
     met = {name: tuple(calls) for name, calls in seen.calls.items()}  # to look at them is to call them again
     found = {name: _merged([_examined(call, parts.device) for call in calls]) for name, calls in met.items()}
-    known = {name: part for name, part in found.items() if part.lacks or part.kinks}
+    known = {name: part for name, part in found.items() if part.lacks or part.kinks or part.flat}
     _check(plan, known)
     return known
 
@@ -78,12 +79,14 @@ def _is_known(part: Any) -> bool:
         return all(name.startswith(OURS) and not name.startswith(SEPARATE) for name in names)
     if isinstance(part, tuple | list):
         return all(map(_is_known, part))
-    return not inspect.isfunction(part) or part.__module__.startswith(OURS)
+    function = part.update if isinstance(part, GradientSolver) else part
+    return not inspect.isfunction(function) or function.__module__.startswith(OURS)
 
 
 def _merged(parts: list[Part]) -> Part:
     lacks = dict.fromkeys(lack for part in parts for lack in part.lacks)
-    return Part(tuple(lacks), tuple(dict.fromkeys(kink for part in parts for kink in part.kinks)))
+    kinks = dict.fromkeys(kink for part in parts for kink in part.kinks)
+    return Part(tuple(lacks), tuple(kinks), bool(parts) and all(part.flat for part in parts))
 
 
 # ---- what parts are called with ------------------------------------------------------------------------------
@@ -91,12 +94,13 @@ def _merged(parts: list[Part]) -> Part:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A part with the shapes of one call; `copies`: it was called for all copies at once."""
+    """A part with the shapes of one call; `copies`: it was called for all copies at once; `steps`: of a solver."""
 
     part: Any
     shapes: tuple[Any, ...]
     form: Any
     copies: bool
+    steps: bool = False
 
 
 @dataclass(slots=True)
@@ -105,12 +109,12 @@ class _Seen:
 
     calls: dict[str, list[_Call]] = field(default_factory=dict)
 
-    def note(self, name: str, part: Any, arguments: Any, more: Any) -> None:
+    def note(self, name: str, part: Any, arguments: Any, more: Any, steps: bool = False) -> None:
         """Keep the shapes of a call; `more`: tensors whose copies count as well."""
         leaves, form = tree_flatten(arguments)
         shapes = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         copies = any(_is_mapped(leaf) for leaf in (*leaves, *more) if isinstance(leaf, Tensor))
-        call, known = _Call(part, shapes, form, copies), self.calls.setdefault(name, [])
+        call, known = _Call(part, shapes, form, copies, steps), self.calls.setdefault(name, [])
         if call not in known and len(known) < MOST:
             known.append(call)
 
@@ -147,7 +151,7 @@ def _call_all(plan: Plan, parts: Parts, seen: _Seen) -> None:
 
 
 def _watched(parts: Parts, seen: _Seen) -> Parts:
-    """The parts with every network and function telling what it is called with."""
+    """The parts with every network, function, solver and estimator telling what it is called with."""
     return replace(parts, objects={name: _watching(name, part, seen) for name, part in parts.objects.items()})
 
 
@@ -159,6 +163,10 @@ def _watching(name: str, part: Any, seen: _Seen) -> Any:
 
         part.register_forward_pre_hook(before)
         return part
+    if isinstance(part, GradientSolver):
+        return _watching_steps(name, part, seen)
+    if _is_estimator(part):
+        return _watching_estimates(name, part, seen)
     if inspect.isfunction(part):
 
         @functools.wraps(part)
@@ -171,6 +179,43 @@ def _watching(name: str, part: Any, seen: _Seen) -> Any:
         items = [_watching(name, item, seen) for item in part]
         return type(part)(*items) if hasattr(part, "_fields") else type(part)(items)
     return part
+
+
+def _watching_steps(name: str, part: GradientSolver, seen: _Seen) -> GradientSolver:
+    """A registered solver as a function of gradient, state, x, count and options, told by its steps."""
+
+    @functools.wraps(part.update)
+    def step(gradient: Any, state: Any, x: Any, count: Any, options: Mapping[str, Any]) -> Any:
+        return part.update(x, state, gradient, count, **options)
+
+    def told(x: Any, state: Any, gradient: Any, count: Any, **options: Any) -> Any:
+        seen.note(name, step, (gradient, state, x, count, options), (), steps=True)
+        return part.update(x, state, gradient, count, **options)
+
+    return replace(part, update=told)
+
+
+def _is_estimator(part: Any) -> bool:
+    mark = getattr(part, MARK, None)
+    return isinstance(mark, Registration) and mark.description.kind == "estimator"
+
+
+def _watching_estimates(name: str, part: Any, seen: _Seen) -> Any:
+    """A registered estimator of the gradient of some smooth function, since the objective is looked at by itself."""
+
+    @functools.wraps(part)
+    def estimate(x: Any, key: Tensor, options: Mapping[str, Any]) -> Any:
+        def losses(x: Any) -> Tensor:
+            return cast(Tensor, sum(leaf.square().reshape(*key.shape, -1).sum(-1) for leaf in tree_flatten(x)[0]))
+
+        return part(losses, x, key, **options)
+
+    @functools.wraps(part)
+    def told(losses: Any, x: Any, key: Tensor, **options: Any) -> Any:
+        seen.note(name, estimate, (x, key, options), ())
+        return part(losses, x, key, **options)
+
+    return told
 
 
 # ---- one part ------------------------------------------------------------------------------------------------
@@ -186,14 +231,33 @@ def _examined(call: _Call, device: torch.device) -> Part:
         own = [lack for kind in _customs(nodes) for lack in _declared(kind, call.copies)]
         missing = {lack.what for lack in own}
         kinks = tuple(sorted({name for name in map(_operator, nodes) if name in KINKED}))
+        flat = call.steps and _moves_flatly(call, device)
         if "first" in missing:
-            return Part(tuple(own), kinks)
-        return Part((*own, *_refused(function, inputs, missing)), kinks)
+            return Part(tuple(own), kinks, flat)
+        return Part((*own, *_refused(function, inputs, missing)), kinks, flat)
     return Part()
 
 
-def _kernel(part: Any) -> Any:
-    return unfused() if isinstance(part, nn.Module) and attends(part) else nullcontext()
+def _moves_flatly(call: _Call, device: torch.device) -> bool:
+    """Whether the next point of a registered solver has the derivative zero in its gradient and in its state."""
+
+    @functools.wraps(call.part)
+    def moved(gradient: Any, state: Any, *others: Any) -> Any:
+        return call.part(gradient, state, *others)[0]
+
+    function, inputs = _as_function(replace(call, part=moved), device)
+    real = [isinstance(shape, tuple) and shape[1].is_floating_point for shape in call.shapes]
+    gradient, state, *_ = tree_unflatten(real, call.form)
+    count = sum(tree_flatten((gradient, state))[0])
+    return count > 0 and _graph(lambda *given: function(*given, *inputs[count:]), inputs[:count]) is None
+
+
+@contextmanager
+def _kernel(part: Any) -> Iterator[None]:
+    """The kernels that the run takes."""
+    fused = not (isinstance(part, nn.Module) and attends(part))
+    with nullcontext() if fused else unfused(), written_norms(normalises_natively(inspect.unwrap(part))):
+        yield
 
 
 def _as_function(call: _Call, device: torch.device) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
@@ -201,7 +265,7 @@ def _as_function(call: _Call, device: torch.device) -> tuple[Callable[..., Tenso
 
     On the meta device, unless torch would choose another kernel there: then zeros on the device of the run.
     """
-    fused = inspect.isfunction(call.part) and function_attends(call.part, set[CodeType]())
+    fused = inspect.isfunction(call.part) and function_calls(call.part, FUSED, set())
     place = device if fused else torch.device("meta")
     leaves = [torch.zeros(s[0], dtype=s[1], device=place) if isinstance(s, tuple) else s for s in call.shapes]
     real = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -335,7 +399,7 @@ def _name(part: Any) -> str:
 def _place(part: Any) -> str:
     """`parts.py:12`, where a class or function is defined; empty where that is not known."""
     with suppress(OSError, TypeError):
-        kind = part if inspect.isclass(part) or inspect.isfunction(part) else type(part)
+        kind = inspect.unwrap(part) if inspect.isclass(part) or inspect.isfunction(part) else type(part)
         return f"{Path(inspect.getfile(kind)).name}:{inspect.getsourcelines(kind)[1]}"
     return ""
 

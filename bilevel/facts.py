@@ -16,7 +16,7 @@ from bilevel.dsl.passing import passing
 from bilevel.dsl.solvers import SOLVERS
 from bilevel.errors import Span
 from bilevel.kinds import moves_by_next
-from bilevel.lacks import Derivatives, Missing, missing_forward, missing_second
+from bilevel.lacks import Derivatives, Missing, flat_steps, missing_forward, missing_in_steps, missing_second
 
 Entrance = Literal["start", "objective", "solver", "inner"]
 Origin = Literal["declared", "derived", "traced", "assumed"]
@@ -81,6 +81,10 @@ class LevelFacts:
     """an operator without a forward derivative, on the way from what is wanted"""
     second: Missing | None = None
     """an operator without a second derivative, in a gradient that is differentiated"""
+    steps: tuple[Missing, ...] = ()
+    """what the solvers of its steps lack: a registered one, a learned one, an estimator"""
+    held: Span | None = None
+    """the solver whose steps have the derivative zero in the gradient, so that nothing passes through the objective"""
 
     def entering(self, *through: Entrance) -> tuple[str, ...]:
         """The targets that enter through any of these places, in order."""
@@ -118,6 +122,7 @@ def _level_facts(
     targets = _targets(level, around, found)
     elsewhere = tuple(t for t in targets if around is not None and t in _other_paths(level, around))
     value = None if level.objective is None else level.objective.value
+    held = flat_steps(program, level, known)
     return LevelFacts(
         name=level.name,
         targets=targets,
@@ -129,12 +134,18 @@ def _level_facts(
         start_alone=around is not None and _reads_start_alone(_iterates_read(level, around)),
         unread=around is not None and not _is_read(level, around),
         elsewhere=elsewhere,
-        flat=tuple(t for t in targets if t not in elsewhere and all(e.flat for e in enters if e.name == t)),
+        flat=tuple(t for t in targets if t not in elsewhere and all(_is_flat(e, held) for e in enters if e.name == t)),
         straight=value is not None and _is_straight(level, value),
         attached=around is not None and (bool(found[around.name].targets) or moves_by_next(around)),
-        forward=missing_forward(program, expressions(level), known) if targets else None,
+        forward=missing_forward(program, level, expressions(level), known) if targets else None,
         second=missing_second(program, level, known) if targets else None,
+        steps=missing_in_steps(program, level, known) if targets else (),
+        held=held,
     )
+
+
+def _is_flat(entry: Entry, held: Span | None) -> bool:
+    return entry.flat or (held is not None and entry.through in ("objective", "inner"))
 
 
 def _is_straight(level: ir.Level, value: ir.Expr) -> bool:

@@ -48,6 +48,8 @@ class Part:
 
     lacks: tuple[Lack, ...] = ()
     kinks: tuple[str, ...] = ()
+    flat: bool = False
+    """a solver whose step has the derivative zero in the gradient, wherever it exists"""
 
 
 Derivatives: TypeAlias = Mapping[str, Part]
@@ -92,9 +94,41 @@ def _parts(program: ir.Program, called: ir.Expr) -> Iterator[str]:
         yield from _parts(program, lists[name]) if name in lists else (name,)
 
 
-def missing_forward(program: ir.Program, found: Iterable[ir.Expr], known: Derivatives) -> Missing | None:
-    """The first operator without a forward derivative that these expressions meet."""
-    return next((m for expr in found for m in _met(program, expr, known, "forward", 0)), None) if known else None
+def missing_forward(
+    program: ir.Program, level: ir.Level, found: Iterable[ir.Expr], known: Derivatives
+) -> Missing | None:
+    """The first operator without a forward derivative in these expressions of a level, or in steps of those inside."""
+    if not known:
+        return None
+    inside = [lv for lv in _with_inner(level) if lv is not level]
+    met: list[Iterator[Missing]] = [_met(program, expr, known, "forward", 0) for expr in found]
+    met += [(m for m in missing_in_steps(program, lv, known) if m.lack.what == "forward") for lv in inside]
+    return next((m for one in met for m in one), None)
+
+
+def _steppers(program: ir.Program, level: ir.Level) -> Iterator[tuple[str, Span]]:
+    """The registered solvers, learned ones and estimators that move a level, by the names of their parts."""
+    for phase in level.phases:
+        for solver in phase.solvers:
+            learned = solver.learned.base if isinstance(solver.learned, ir.Item) else None
+            for part in (solver.part, learned):
+                yield from ((n, solver.span) for n in (_parts(program, part) if part is not None else ()))
+        if phase.estimator is not None and phase.estimator.part is not None:
+            yield from ((n, phase.estimator.span) for n in _parts(program, phase.estimator.part))
+
+
+def missing_in_steps(program: ir.Program, level: ir.Level, known: Derivatives) -> tuple[Missing, ...]:
+    """What the solvers of a level's own steps lack, apart from its objective."""
+    found = _steppers(program, level) if known else ()
+    return tuple(Missing(lack, span) for name, span in found if name in known for lack in known[name].lacks)
+
+
+def flat_steps(program: ir.Program, level: ir.Level, known: Derivatives) -> Span | None:
+    """The solver of a level whose steps have the derivative zero in the gradient, all of them; else None."""
+    solvers = [s for p in level.phases for s in p.solvers]
+    names = [set(_parts(program, s.part)) if s.part is not None else {""} for s in solvers]
+    flat = all(name in known and known[name].flat for found in names for name in found)
+    return solvers[0].span if known and solvers and flat else None
 
 
 def missing_second(program: ir.Program, level: ir.Level, known: Derivatives) -> Missing | None:
@@ -129,6 +163,7 @@ def first_lacks(program: ir.Program, level: ir.Level, wanted: bool, known: Deriv
             yield from (m for m in _met(program, expr, known, "second", 1) if level.parent is None)
     for expr in found:
         yield from _met(program, expr, known, "copies", 0)
+    yield from (m for m in missing_in_steps(program, level, known) if m.lack.what == "copies")
 
 
 def _with_inner(level: ir.Level) -> Iterator[ir.Level]:

@@ -140,7 +140,8 @@ def compile(
     device; `allow`: the worst class that the planner may choose by itself; `calibration`: by default this machine's,
     or the reference; `decided`: modes by level that an earlier plan of the recipe took, in place of a choice by cost.
     `compile`: what the emitted functions become: `none` (they run as they are), `fx` (traced), `inductor` (compiled),
-    or what pays back in the steps of a run (`auto`: in runs alone; a single hypergradient is computed as it is).
+    `fx+graphs` and `inductor+graphs` (recorded as CUDA graphs besides), or what pays back in the steps of a run
+    (`auto`: in runs alone; a single hypergradient is computed as it is).
     """
     recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
     known = _registry(registry)

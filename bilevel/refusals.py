@@ -87,15 +87,19 @@ def _underived(found: Diagnostic, level: ir.Level, facts: LevelFacts, mode: Mode
         name = facts.flat[0]
         entry = next(e for e in facts.enters if e.name == name)
         part = next((p for e in expressions(level) if (p := flat_part(e, name)) is not None), None)
-        related = (Related(entry.span if part is None else part.span, "flat: derivative 0 wherever it exists"),)
+        held = facts.held if part is None else None
+        at = held if held is not None else entry.span if part is None else part.span
+        related = (Related(at, "flat: derivative 0 wherever it exists"),)
         fix = (
             f"something smooth in its place (tanh(20 * x) for sign(x)), or {level.name} : es(samples = 16), or a search"
         )
         message = (
-            f"`{mode.title}` gives `{name}` a gradient of exactly zero: it enters `{level.name}` by flat parts alone"
+            f"`{mode.title}` gives `{name}` a gradient of exactly zero: it enters `{level.name}` "
+            f"{'through flat steps' if held is not None else 'by flat parts'} alone"
         )
         return replace(found, message=message, related=related, why=found.why.partition(": ")[2], fix=fix)
-    missing = next((m for m in (facts.second, facts.forward) if m is not None and str(m) == found.why), None)
+    every_lack = (facts.second, facts.forward, *facts.steps)
+    missing = next((m for m in every_lack if m is not None and str(m) == found.why), None)
     head = f"`{mode.title}` cannot differentiate `{level.name}`"
     if missing is None:
         message, _, why = found.why.partition(": ")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bilevel import ir
 from bilevel.dsl.degree import degree
+from bilevel.dsl.unused import idle_options
 from bilevel.errors import Span
 from bilevel.facts import Entry, Facts, LevelFacts, Origin
 from bilevel.ir import Smoothness
@@ -23,7 +24,7 @@ PLACES = {"start": "the start", "objective": "the objective", "solver": "the sol
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """A fact in words; `what` says which: smooth, degree, symmetric, enters, lacks."""
+    """A fact in words; `what` says which: smooth, degree, symmetric, enters, lacks, idle."""
 
     what: str
     text: str
@@ -38,9 +39,18 @@ def properties(program: ir.Program, facts: Facts, level: ir.Level) -> Iterator[P
     if level.parent is not None:
         yield from _gradient(level, own)
         yield from _entrances(own)
-    for missing in (own.second, own.forward):
+    for missing in (own.second, own.forward, *own.steps):
         if missing is not None:
             yield Property("lacks", str(missing), "traced", missing.span)
+    for idle in idle_options(program):
+        if idle.span is not None and _names(program, level, idle.span):
+            yield Property("idle", idle.message, "declared", idle.span)
+
+
+def _names(program: ir.Program, level: ir.Level, option: Span) -> bool:
+    """Whether the line of the schedule that has an option is about a level or one of its indices."""
+    own = {level.name, *(index.name for index in level.indices)}
+    return any(e.target in own and option in [o.span for o in e.options] for e in program.schedule)
 
 
 def _objective(program: ir.Program, facts: Facts, level: ir.Level) -> Iterator[Property]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -91,6 +92,18 @@ def test_a_module_with_running_statistics_is_b603() -> None:
           hypergradient wrong without any message
    = fix: a network with norm = "batch_stats", which uses the statistics of the batch only
           or call .eval() on it before it is given, which freezes the statistics"""
+    )
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_a_power_iteration_in_every_call_is_b603(norm: Callable[[nn.Module], nn.Module]) -> None:
+    net = nn.Sequential(norm(nn.Linear(2, 2)))
+    assert "spectral_norm makes a step of its power iteration in place" in message(
+        ": model", A=torch.ones(8, 2), net=net
+    )
+    program = check_text(FIT.replace("= NET", ": model"), "fit.bl")
+    assert bind(
+        program, registry.collect([zoo]), {"net": net.eval(), "A": torch.ones(8, 2)}, torch.device("cpu"), torch.float32
     )
 
 

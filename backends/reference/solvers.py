@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from bilevel.backends.reference.domains import lowest_corner, nearest, reweighed
+from bilevel.backends.reference.masks import applied
 from bilevel.backends.reference.matrices import solved
 from bilevel.backends.reference.trees import Tree, leafwise, leaves, plain, rebuilt
 
@@ -80,7 +80,7 @@ def learned(x: Tree, state: Any, gradient: Tree, count: int, given: Mapping[str,
     moves, after = [], []
     for number, slope in enumerate(torch.cat([leaf.reshape(-1) for leaf in leaves(gradient)])):
         own = state[number] if state is not None else _begun(given["network"], slope)
-        move, own = functional_call(given["network"], given["parameters"], (slope[None], own))
+        move, own = applied(given["network"], given["parameters"], [slope[None], own], None)
         moves.append(move)
         after.append(own)
     row, parts = torch.cat(moves), list[Tensor]()

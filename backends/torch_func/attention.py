@@ -14,33 +14,38 @@ from typing import Any
 import torch
 from torch import nn
 
-FUSED = "scaled_dot_product_attention"
+FUSED = frozenset({"scaled_dot_product_attention"})
 
 
 def attends(module: nn.Module) -> bool:
     """Whether a network calls torch's attention: by a layer of torch's, or in code of its own."""
+    return any(isinstance(m, nn.MultiheadAttention) for m in module.modules()) or module_calls(module, FUSED)
+
+
+def module_calls(module: nn.Module, wanted: frozenset[str]) -> bool:
+    """Whether code of a network's own classes uses one of these names."""
     known: set[CodeType] = set()
-    return any(isinstance(m, nn.MultiheadAttention) or class_attends(type(m), known) for m in module.modules())
+    return any(class_calls(type(m), wanted, known) for m in module.modules())
 
 
-def class_attends(kind: type, known: set[CodeType]) -> bool:
-    """Whether a method of a class calls torch's attention; `known` are pieces of code that do not."""
+def class_calls(kind: type, wanted: frozenset[str], known: set[CodeType]) -> bool:
+    """Whether a method of a class that is not torch's uses one of these names; `known` are pieces of code that do not."""
     bases = [base for base in kind.__mro__ if not (base.__module__ or "").startswith(("torch.", "builtins"))]
     methods = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
-    return any(function_attends(method, known) for method in methods)
+    return any(function_calls(method, wanted, known) for method in methods)
 
 
-def function_attends(function: FunctionType, known: set[CodeType]) -> bool:
-    """Whether a function, or one of its module that it calls, calls torch's attention."""
+def function_calls(function: FunctionType, wanted: frozenset[str], known: set[CodeType]) -> bool:
+    """Whether a function, or one of its module that it calls, uses one of these names."""
     if function.__code__ in known:
         return False
     known.add(function.__code__)
     names = set(code_names(function.__code__))
-    if FUSED in names:
+    if wanted & names:
         return True
     called = [function.__globals__.get(name) for name in names]
     own = [f for f in called if isinstance(f, FunctionType) and not (f.__module__ or "").startswith("torch.")]
-    return any(function_attends(f, known) for f in own)
+    return any(function_calls(f, wanted, known) for f in own)
 
 
 def code_names(code: CodeType) -> Iterator[str]:

@@ -11,7 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 
@@ -42,7 +41,7 @@ def learned(
     """
     flat = torch.cat([leaf.reshape(-1) for leaf in leaves(gradient)])
     joined = join_state(state, x)
-    step, joined = functional_call(network.module, parameters, (flat, joined))
+    step, joined = network(parameters, [flat, joined])
     done = 0
 
     def moved(leaf: Tensor) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from bilevel.backends.torch_func.linear import Failure
+from bilevel.backends.torch_func.norms import normalises_natively, written_norms
 from bilevel.backends.torch_func.solvers import clipped
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 
@@ -30,6 +32,12 @@ class Steps(Protocol):
     @property
     def whole(self) -> bool:
         """Whether it takes the whole tree at once."""
+
+
+@cache
+def natively(function: Callable[..., Any]) -> bool:
+    """Whether a solver's or an estimator's function needs formulas for normalisation everywhere; asked once for each."""
+    return normalises_natively(function)
 
 
 def registered_state(x: Tree, solver: Steps) -> Tree:
@@ -62,7 +70,8 @@ def stepped(
     solver: Steps, x: Tree, state: Tree, gradient: Tree, count: int, options: Mapping[str, Tree]
 ) -> tuple[Tree, Tree]:
     """What the solver's function gives, if that is the next x and state, shaped like those before (else B615)."""
-    found = solver.update(x, state, gradient, count, **options)
+    with written_norms(natively(solver.update)):
+        found = solver.update(x, state, gradient, count, **options)
     if not isinstance(found, tuple) or len(found) != 2:
         raise Failure("B615", f"the step of `{solver.name}` is {type(found).__name__}, not a pair of x and state")
     for what, before, after in (("x", x, found[0]), ("state", state, found[1])):
@@ -77,7 +86,8 @@ def estimated(
     losses: Callable[[Tree], Tensor], x: Tree, keys: Tensor, estimator: Callable[..., Any], options: Mapping[str, Any]
 ) -> tuple[Tree, Tensor]:
     """What a registered estimator gives: an estimate shaped like x, and the values at x, one for each copy (else B615)."""
-    found = estimator(losses, x, keys, **options)
+    with written_norms(natively(estimator)):
+        found = estimator(losses, x, keys, **options)
     name = getattr(estimator, "__name__", "the estimator")
     if not isinstance(found, tuple) or len(found) != 2:
         raise Failure("B615", f"`{name}` gives {type(found).__name__}, not a pair of estimate and values")

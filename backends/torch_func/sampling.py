@@ -19,7 +19,7 @@ from torch.func import functional_call, vmap
 from bilevel.backends.torch_func.attention import attends, unfused
 from bilevel.backends.torch_func.initial import initial_parameters
 from bilevel.backends.torch_func.keyed import choose, fold, normal, permutation, uniform
-from bilevel.backends.torch_func.norms import written_norms
+from bilevel.backends.torch_func.norms import normalises_natively, written_norms
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 from bilevel.errors import fail
 
@@ -142,12 +142,12 @@ class Network:
     ) -> None:
         self.module = module.to(device=device, dtype=dtype)
         self.parts, self.dtype = parts, dtype
-        self.attends = attends(module)
+        self.attends, self.natively = attends(module), normalises_natively(module)
 
-    def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Tensor]) -> Tensor:
+    def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Any]) -> Any:
         """Outputs for a batch of samples with a leading axis; a list holds the inputs of a network that takes several."""
         inputs = tuple(x) if isinstance(x, list) else (x,)
-        with unfused() if self.attends else nullcontext(), written_norms():
+        with unfused() if self.attends else nullcontext(), written_norms(self.natively):
             return functional_call(self.module, parameters, inputs)
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from bilevel import pipeline
 from bilevel.commands.arguments import Usage
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_limits, add_modules, add_recipe, add_schedule, manifests, open_recipe
+from bilevel.commands.recipes import (
+    add_device,
+    add_kernels,
+    add_limits,
+    add_modules,
+    add_recipe,
+    add_schedule,
+    manifests,
+    open_recipe,
+)
 from bilevel.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,11 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--why", nargs=2, metavar=("LEVEL", "MODE"), help="why a level is, or is not, solved by a mode")
     parser.add_argument("--pin", action="store_true", help="write the modes that were chosen into the recipe's file")
     parser.add_argument("--diff", metavar="OTHER", help="compare with the plan of another recipe, or of memory=SIZE")
-    parser.add_argument(
-        "--compile",
-        choices=("none", "fx", "inductor", "auto"),
-        default="auto",
-        help="kernels as in `run`; named, they are made, and shown function by function (auto: only which, and why)",
+    add_device(parser)
+    add_kernels(
+        parser, "kernels as in `run`; named, they are made, and shown function by function (auto: only which, and why)"
     )
     parser.add_argument(
         "--calibration",
@@ -103,7 +110,7 @@ def _check(arguments: argparse.Namespace, console: Console) -> None:
     whose = "--symbolic" if arguments.symbolic else f"--stage {arguments.stage}"
     sized = ["--limit"] * bool(arguments.limits) + ["--calibration"] * (arguments.calibration is not None)
     sized += ["--diff memory=..."] * bool(arguments.diff and arguments.diff.startswith("memory="))
-    sized += ["--compile"] * (arguments.compile != "auto")
+    sized += ["--compile"] * (arguments.compile != "auto") + ["--device"] * (arguments.device != "cpu")
     if sized:
         raise Usage(f"{whose} builds no part, so there are no sizes for {sized[0]} to decide about")
 
@@ -114,16 +121,17 @@ def _planned(arguments: argparse.Namespace, file: str, limits: list[str]) -> Mad
         return Made(recipe, pipeline.plan(recipe.program, arguments.allow), None)
     from bilevel import program as compiler
     from bilevel.commands.modules import import_modules
-    from bilevel.costs import current, reference
+    from bilevel.costs import reference
     from bilevel.limits import read_limits
 
     recipe = open_recipe(file, arguments.settings, arguments.schedule)
     program = compiler.compile(
         recipe,
         registry=import_modules(arguments.modules),
+        device=arguments.device,
         limit=read_limits(limits),
         allow=arguments.allow,
-        calibration=reference() if arguments.calibration == "reference" else current(),
+        calibration=reference() if arguments.calibration == "reference" else None,
         compile=arguments.compile,
     )
     return Made(recipe, program.explained, program)

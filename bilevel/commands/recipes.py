@@ -14,6 +14,9 @@ from bilevel.manifest import read_manifest
 from bilevel.recipe import Recipe, load
 from bilevel.registry import Manifest
 
+KERNELS = ("none", "fx", "inductor", "fx+graphs", "inductor+graphs", "auto")
+"""what `--compile` may be"""
+
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """The arguments FILE and `path=value ...`."""
@@ -47,6 +50,16 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         default="exact",
         help="the worst class of hypergradient that the planner may choose by itself (exact)",
     )
+
+
+def add_kernels(parser: argparse.ArgumentParser, what: str) -> None:
+    """The option `--compile`."""
+    parser.add_argument("--compile", choices=KERNELS, default="auto", help=what)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option `--device`."""
+    parser.add_argument("--device", metavar="D", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
 
 
 def open_recipe(

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_limits, add_modules, add_recipe, add_schedule, open_recipe, quick
+from bilevel.commands.recipes import (
+    add_device,
+    add_kernels,
+    add_limits,
+    add_modules,
+    add_recipe,
+    add_schedule,
+    open_recipe,
+    quick,
+)
 from bilevel.errors import fail
 from bilevel.limits import Limit, read_limits
 from bilevel.recipe import Recipe
@@ -37,16 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="run the small child of the recipe, NAME_quick")
     parser.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME-1, -2, ...); never overwritten")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="decides every draw and start (0)")
-    parser.add_argument("--device", metavar="D", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
+    add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of real numbers (float32)")
     parser.add_argument(
         "--threads", metavar="N", type=_positive, help="of one operation on a CPU; 1 for small networks"
     )
-    parser.add_argument(
-        "--compile",
-        choices=("none", "fx", "inductor", "auto"),
-        default="auto",
-        help="what the steps become: traced (fx), compiled (inductor); auto: what pays back in this run (auto)",
+    add_kernels(
+        parser, "what the steps become: traced (fx), compiled (inductor); auto: what pays back in this run (auto)"
     )
     parser.add_argument("--json", action="store_true", help="the result as one JSON document on stdout")
 

@@ -31,16 +31,22 @@ class Verdict:
     code: str = "B507"
 
 
-def underived(facts: LevelFacts, forward: bool = False, second: bool = True) -> Verdict | None:
+def underived(facts: LevelFacts, forward: bool = False, second: bool = True, steps: bool = True) -> Verdict | None:
     """The verdict on a mode that differentiates what has no derivative; None where all that it takes exists.
 
-    `forward`, `second`: whether the mode takes derivatives of these kinds.
+    `forward`, `second`: whether the mode takes derivatives of these kinds; `steps`: whether it takes those of steps.
     """
-    if facts.flat:
+    if facts.flat and (steps or facts.held is None):
         name = facts.flat[0]
-        why = f"`{name}` enters `{facts.name}` only by parts that are flat: the derivative in it is zero wherever it exists"
+        way = "through steps" if facts.held is not None else "by parts"
+        why = (
+            f"`{name}` enters `{facts.name}` only {way} that are flat: the derivative in it is zero wherever it exists"
+        )
         return Verdict(False, "smooth", why, "B415")
     missing = (facts.second if second else None) or (facts.forward if forward else None)
+    if missing is None and steps:
+        needed = {"first"} | ({"forward"} if forward else set()) | ({"second"} if facts.attached else set())
+        missing = next((m for m in facts.steps if m.lack.what in needed), None)
     return None if missing is None else Verdict(False, "smooth", str(missing), "B513")
 
 

@@ -29,7 +29,7 @@ class ClosedForm:
         if kind(level) != "closed form":
             return Verdict(False, "semantics", "the level is solved by steps")
         found = solvable(level)
-        return underived(facts, second=False) or found if found.ok else found
+        return underived(facts, second=False, steps=False) or found if found.ok else found
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "exact"

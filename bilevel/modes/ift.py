@@ -72,7 +72,7 @@ class ImplicitMode:
         if zero:
             why = f"`{zero[0]}` enters only through the start or the solver: at a stationary point the answer does not depend on it"
             return Verdict(False, "path", why, "B404")
-        missing = underived(facts, forward=facts.attached)
+        missing = underived(facts, forward=facts.attached, steps=False)
         if missing is None and facts.straight:
             why = f"the objective is piecewise linear in `{', '.join(level.names)}`: the matrix of the linear system is zero"
             return Verdict(False, "smooth", why, "B513")
@@ -91,7 +91,7 @@ class ImplicitMode:
                 else "the variable has a domain"
             )
             return Verdict(False, "path", why, "B404")
-        return underived(facts, forward=facts.attached) or Verdict(True)
+        return underived(facts, forward=facts.attached, steps=False) or Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         """Exact where a tolerance is promised for both residuals and nothing is drawn; measured in every step."""

@@ -46,7 +46,7 @@ class Leap:
         if cut and self.teacher == 0:
             why = f"`{cut[0]}` acts only through the steps, and no differentiable step is left; teacher = 1 keeps one"
             return Verdict(False, "path", why, "B405")
-        return underived(facts, second=self.teacher > 0) or Verdict(True)
+        return underived(facts, second=self.teacher > 0, steps=self.teacher > 0) or Verdict(True)
 
     def exactness(self, level: ir.Level, facts: LevelFacts) -> Class:
         return "surrogate"

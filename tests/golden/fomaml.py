@@ -412,33 +412,38 @@ def _rule(module: nn.Module, prefix: str, name: str) -> Rule:
     )
 
 
-FUSED = "scaled_dot_product_attention"
+FUSED = frozenset({"scaled_dot_product_attention"})
 
 
 def attends(module: nn.Module) -> bool:
     """Whether a network calls torch's attention: by a layer of torch's, or in code of its own."""
+    return any(isinstance(m, nn.MultiheadAttention) for m in module.modules()) or module_calls(module, FUSED)
+
+
+def module_calls(module: nn.Module, wanted: frozenset[str]) -> bool:
+    """Whether code of a network's own classes uses one of these names."""
     known: set[CodeType] = set()
-    return any(isinstance(m, nn.MultiheadAttention) or class_attends(type(m), known) for m in module.modules())
+    return any(class_calls(type(m), wanted, known) for m in module.modules())
 
 
-def class_attends(kind: type, known: set[CodeType]) -> bool:
-    """Whether a method of a class calls torch's attention; `known` are pieces of code that do not."""
+def class_calls(kind: type, wanted: frozenset[str], known: set[CodeType]) -> bool:
+    """Whether a method of a class that is not torch's uses one of these names; `known` are pieces of code that do not."""
     bases = [base for base in kind.__mro__ if not (base.__module__ or "").startswith(("torch.", "builtins"))]
     methods = [value for base in bases for value in vars(base).values() if isinstance(value, FunctionType)]
-    return any(function_attends(method, known) for method in methods)
+    return any(function_calls(method, wanted, known) for method in methods)
 
 
-def function_attends(function: FunctionType, known: set[CodeType]) -> bool:
-    """Whether a function, or one of its module that it calls, calls torch's attention."""
+def function_calls(function: FunctionType, wanted: frozenset[str], known: set[CodeType]) -> bool:
+    """Whether a function, or one of its module that it calls, uses one of these names."""
     if function.__code__ in known:
         return False
     known.add(function.__code__)
     names = set(code_names(function.__code__))
-    if FUSED in names:
+    if wanted & names:
         return True
     called = [function.__globals__.get(name) for name in names]
     own = [f for f in called if isinstance(f, FunctionType) and not (f.__module__ or "").startswith("torch.")]
-    return any(function_attends(f, known) for f in own)
+    return any(function_calls(f, wanted, known) for f in own)
 
 
 def code_names(code: CodeType) -> Iterator[str]:
@@ -476,9 +481,25 @@ def derivatives_apart() -> bool:
     return len(places) > 2 or stack[places[1]] == "Jvp" or "Vmap" in stack[places[0] : places[1]]
 
 
-def written_norms() -> AbstractContextManager[Any]:
-    """While it lasts, normalisation is by its formula, where the fused one has wrong derivatives."""
-    return WrittenNorms() if derivatives_apart() else nullcontext()
+def written_norms(always: bool = False) -> AbstractContextManager[Any]:
+    """While it lasts, normalisation is by its formula, where the fused one has wrong derivatives; or `always`."""
+    return WrittenNorms() if always or derivatives_apart() else nullcontext()
+
+
+NATIVE = frozenset({"native_batch_norm", "_native_batch_norm_legit", "native_layer_norm", "_weight_norm"})
+
+
+def normalises_natively(part: Any) -> bool:
+    """Whether a network or function calls one of these, by itself or by torch's `weight_norm`."""
+    if isinstance(part, nn.Module):
+        return any(map(_has_weight_norm, part.modules())) or module_calls(part, NATIVE)
+    return isinstance(part, FunctionType) and function_calls(part, NATIVE, set())
+
+
+def _has_weight_norm(module: nn.Module) -> bool:
+    """Whether a weight is a direction times a length: a parametrization of torch's, or its older hook."""
+    kinds = (type(module), *(type(hook) for hook in module._forward_pre_hooks.values()))
+    return any((k.__module__ or "").startswith("torch.nn.utils") and "WeightNorm" in k.__name__ for k in kinds)
 
 
 class WrittenNorms(torch.overrides.TorchFunctionMode):
@@ -486,7 +507,14 @@ class WrittenNorms(torch.overrides.TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What `func` gives."""
-        return WRITTEN.get(func, func)(*args, **(kwargs or {}))
+        written = WRITTEN.get(func) or WRITTEN.get(getattr(torch, _aten_name(func), None), func)
+        return written(*args, **(kwargs or {}))
+
+
+def _aten_name(func: Any) -> str:
+    """`layer_norm` for `torch.ops.aten.layer_norm` and its overloads."""
+    name = str(func)
+    return name.removeprefix("aten.").partition(".")[0] if name.startswith("aten.") else ""
 
 
 def normalised(x: Tensor, axes: tuple[int, ...], weight: Any, bias: Any, eps: float) -> Tensor:
@@ -535,6 +563,44 @@ def layer_norm_written(
     return normalised(input, tuple(range(-len(normalized_shape), 0)), weight, bias, eps)
 
 
+def native_batch_norm_written(
+    input: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`torch.native_batch_norm`: with the batch's statistics also its mean and 1 / deviation, by channel."""
+    value = batch_norm_written(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if not training:
+        return value, input.new_zeros(0), input.new_zeros(0)
+    mean, scale = statistics(input, (0, *range(2, input.dim())), eps)
+    return value, mean.flatten(), scale.flatten()
+
+
+def native_layer_norm_written(
+    input: Tensor, normalized_shape: Any, weight: Any, bias: Any, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch.native_layer_norm`: also mean and 1 / deviation, with ones for the axes that are normalised."""
+    value = layer_norm_written(input, normalized_shape, weight, bias, eps)
+    return value, *statistics(input, tuple(range(-len(normalized_shape), 0)), eps)
+
+
+def statistics(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) over the axes, which are kept."""
+    mean = x.mean(axes, keepdim=True)
+    return mean, torch.rsqrt((x - mean).square().mean(axes, keepdim=True) + eps)
+
+
+def weight_norm_written(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """`torch._weight_norm`: v g / ||v||, the norm over all axes but `dim` (-1: over all)."""
+    axes = tuple(axis for axis in range(v.dim()) if dim == -1 or axis != dim % v.dim())
+    return v * (g / v.square().sum(axes, keepdim=dim != -1).sqrt())
+
+
+def legit_batch_norm_written(input: Tensor, weight: Any, bias: Any, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """`torch._native_batch_norm_legit`, which may leave the running averages out."""
+    averages = given if len(given) == 5 else (None, None, *given)
+    return native_batch_norm_written(input, weight, bias, *averages)
+
+
 WRITTEN: dict[Any, Callable[..., Any]] = {
     nn.functional.batch_norm: batch_norm_written,
     nn.functional.instance_norm: instance_norm_written,
@@ -546,6 +612,10 @@ WRITTEN: dict[Any, Callable[..., Any]] = {
         x, m, v, w, b, given, momentum, eps
     ),
     torch.layer_norm: lambda x, shape, w=None, b=None, eps=1e-5, _=True: layer_norm_written(x, shape, w, b, eps),
+    torch.native_batch_norm: native_batch_norm_written,
+    torch._native_batch_norm_legit: legit_batch_norm_written,
+    torch.native_layer_norm: native_layer_norm_written,
+    torch._weight_norm: weight_norm_written,
 }
 
 
@@ -624,12 +694,12 @@ class Network:
     ) -> None:
         self.module = module.to(device=device, dtype=dtype)
         self.parts, self.dtype = parts, dtype
-        self.attends = attends(module)
+        self.attends, self.natively = attends(module), normalises_natively(module)
 
-    def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Tensor]) -> Tensor:
+    def __call__(self, parameters: dict[str, Tensor], x: Tensor | list[Any]) -> Any:
         """Outputs for a batch of samples with a leading axis; a list holds the inputs of a network that takes several."""
         inputs = tuple(x) if isinstance(x, list) else (x,)
-        with unfused() if self.attends else nullcontext(), written_norms():
+        with unfused() if self.attends else nullcontext(), written_norms(self.natively):
             return functional_call(self.module, parameters, inputs)
 
     def single(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 from torch.nn import functional
 
-from bilevel.backends.torch_func.norms import derivatives_apart, function_with_norms, written_norms
+import bilevel
+from bilevel.backends.torch_func.keyed import make_key
+from bilevel.backends.torch_func.norms import (
+    derivatives_apart,
+    function_with_norms,
+    normalises_natively,
+    written_norms,
+)
 from bilevel.recipes.networks import BatchStatistics
 from tests.backends.agreement import compared
 from tests.kernels.tools import with_kernels
@@ -201,6 +209,26 @@ LAYERS = {
     "torch.instance": lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-5, False),
     "torch.layer": lambda x, w, b: torch.layer_norm(x, (2,), w[:2], b[:2]),
 }
+NATIVES = {
+    "native.batch": lambda x, w, b: torch.native_batch_norm(x, w, b, None, None, True, 0.1, 1e-5)[0],
+    "native.legit": lambda x, w, b: torch._native_batch_norm_legit(x, w, b, True, 0.1, 1e-5)[0],
+    "native.layer": lambda x, w, b: torch.native_layer_norm(x, (2,), w[:2], b[:2], 1e-5)[0],
+    "native.group": lambda x, w, b: torch.native_group_norm(x, w, b, 4, 4, 2, 2, 1e-5)[0],
+    "torch.group": lambda x, w, b: torch.group_norm(x, 2, w, b),
+    "torch.rms": lambda x, w, b: torch.rms_norm(x, (2,), w[:2]),
+    "aten.layer": lambda x, w, b: torch.ops.aten.layer_norm(x, (2,), w[:2], b[:2]),
+    "aten.native": lambda x, w, b: torch.ops.aten.native_layer_norm.default(x, (2,), w[:2], b[:2], 1e-5)[0],
+}
+ALWAYS = {
+    "weight": lambda x, w, b: torch._weight_norm(x, w[:, None, None], 0),
+    "weight, last": lambda x, w, b: torch._weight_norm(x, w[:2], 2),
+    "weight, all": lambda x, w, b: torch._weight_norm(x, w[0], -1),
+    "batch mean": lambda x, w, b: torch.native_batch_norm(x, w, b, None, None, True, 0.1, 1e-5)[1],
+    "batch scale": lambda x, w, b: torch.native_batch_norm(x, w, b, None, None, True, 0.1, 1e-5)[2],
+    "layer mean": lambda x, w, b: torch.native_layer_norm(x, (2,), None, None, 1e-5)[1],
+    "layer scale": lambda x, w, b: torch.native_layer_norm(x, (4, 2), None, None, 1e-5)[2],
+}
+"""what torch has wrong derivatives of without any nesting"""
 
 
 def nested(kinds: str, value: Callable[[Tensor], Tensor], along: Tensor) -> Callable[[Tensor], Tensor]:
@@ -223,18 +251,39 @@ def wrapped(kind: str, value: Callable[[Tensor], Tensor], along: Tensor) -> Call
 )
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_nesting_is_that_of_differences(name: str, kinds: str) -> None:
+    check_nesting(name, kinds)
+
+
+@pytest.mark.parametrize("kinds", ["g", "gg", "gj", "gvg", "jg", "ggg"])
+@pytest.mark.parametrize("name", [*NATIVES, *ALWAYS])
+def test_nestings_of_what_is_called_directly_are_those_of_differences(name: str, kinds: str) -> None:
+    check_nesting(name, kinds)
+
+
+def check_nesting(name: str, kinds: str) -> None:
     generator = torch.Generator().manual_seed(3)
     p, along = torch.randn(2, 40, dtype=torch.float64, generator=generator)
 
     def value(p: Tensor) -> Tensor:
-        with written_norms():
-            return torch.tanh(LAYERS[name](p[:32].reshape(4, 4, 2), p[32:36], p[36:])).square().sum()
+        with written_norms(name in ALWAYS):
+            return (
+                torch.tanh((LAYERS | NATIVES | ALWAYS)[name](p[:32].reshape(4, 4, 2), p[32:36], p[36:])).square().sum()
+            )
 
     found, before = nested(kinds, value, along), nested(kinds.rstrip("v")[:-1], value, along)
     inside, step = kinds.endswith("v"), 1e-4
     spread = wrapped("v", found_by_differences(before, along, step), along) if inside else None
     expected = spread(p) if spread else found_by_differences(before, along, step)(p)
     assert error(found(p), expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *NATIVES, *ALWAYS])
+def test_formulas_have_the_values_of_torch(name: str) -> None:
+    p = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    given = p[:32].reshape(4, 4, 2), p[32:36], p[36:]
+    with written_norms(always=True):
+        found = (LAYERS | NATIVES | ALWAYS)[name](*given)
+    assert error(found, (LAYERS | NATIVES | ALWAYS)[name](*given)) < 1e-12
 
 
 def found_by_differences(value: Callable[[Tensor], Tensor], along: Tensor, h: float) -> Callable[[Tensor], Tensor]:
@@ -273,6 +322,109 @@ def test_functions_of_the_callers_are_right_too() -> None:
     twice = nested("gg", lambda p: distance(torch.sin(p), b).square().sum(), b)
     assert error(value(a), found_by_differences(twice, b, 1e-4)(a)) < 1e-6
     assert function_with_norms(3.0) == 3.0
+
+
+# ---- what is wrong without any nesting -----------------------------------------------------------------------
+
+
+class Directions(nn.Linear):
+    """A linear layer whose weight is a direction times a length, as torch's own function has it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.length = nn.Parameter(torch.ones(outputs, 1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, torch._weight_norm(self.weight, self.length, 0), self.bias)
+
+
+def weighed(kind: str) -> nn.Module:
+    """A network with a normed weight: by torch's parametrization, by its older hook, by a call in code of its own."""
+    if kind == "call":
+        first: nn.Module = Directions(16, 3)
+    elif kind == "hook":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            first = nn.utils.weight_norm(nn.Linear(16, 3))
+    else:
+        first = nn.utils.parametrizations.weight_norm(nn.Linear(16, 3))
+    net = nn.Sequential(nn.Flatten(), first, nn.Tanh(), nn.Linear(3, 2))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        parameter.data += 0.5 * torch.randn(parameter.shape, generator=generator)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("parametrization", "rmd"), ("parametrization", "rmd(store = residuals)"), ("hook", "rmd"), ("call", "fmd")],
+)
+def test_normed_weights_are_those_of_differences_in_one_level(kind: str, mode: str) -> None:
+    net = weighed(kind)
+    text = TWO.replace("w : params(net)\n", "w : params(net) from normal(0, 0.5)\n")
+    parts = given(nn.Identity()) | {"net": net}
+    step = 1e-5
+    ahead, behind = (
+        hypergradient(compile_text(text_of(text, 0.1 + move, fit=mode), parts))[0] for move in (step, -step)
+    )
+    expected = torch.tensor((ahead - behind) / (2 * step), dtype=torch.float64)
+    assert error(gradients(text_of(text, fit=mode), parts)["lam"], expected) < 1e-7
+
+
+def test_what_calls_for_formulas_everywhere() -> None:
+    assert all(normalises_natively(weighed(kind)) for kind in ("parametrization", "hook", "call"))
+    assert not any(normalises_natively(Normalised(make())) for pair in PAIRS.values() for make in pair)
+    assert normalises_natively(centred) and not normalises_natively(distance)
+
+
+def centred(x: Tensor) -> Tensor:
+    """A registered function that reads the mean that a kernel gives besides."""
+    return (x - torch.native_layer_norm(x, (2,), None, None, 1e-5)[1]).square().mean(-1)
+
+
+def test_functions_that_read_it_are_right() -> None:
+    made, x = function_with_norms(centred), torch.randn(3, 2, dtype=torch.float64)
+    assert error(grad(lambda x: made(x).sum())(x), x - x.mean(-1, keepdim=True)) < 1e-12
+
+
+@bilevel.solver()
+def layered(x: Tensor, state: Any, gradient: Tensor, count: int, lr: Tensor) -> Any:
+    """A step along the gradient, normalised."""
+    return x - lr * functional.layer_norm(gradient, (3,)), state
+
+
+STEPS = """recipe layered_steps
+level top {
+  lam : real from LAM
+  level mid {
+    a : real[3] from [0.3, -0.2, 0.5] * lam
+    level fit {
+      w : real[3] from a
+      minimize sum(w^4) + sqnorm(w - a) + lam * sum(w^2)
+      by layered(lr = 0.1) for 3 steps
+    }
+    minimize sqnorm(w - 1) + sqnorm(a)
+    by sgd(lr = 0.05) for 3 steps
+  }
+  minimize sum(a^3)
+  by sgd(lr = 0.1) for 1 step
+}
+schedule { mid : MID  fit : rmd }
+"""
+
+
+@pytest.mark.parametrize("mid", ["rmd", "fmd"])
+def test_solvers_that_normalise_are_those_of_differences(mid: str) -> None:
+    def value(lam: float) -> tuple[float, Tensor]:
+        text = STEPS.replace("LAM", repr(lam)).replace("MID", mid)
+        program = bilevel.compile(bilevel.parse(text), registry=[layered], dtype=torch.float64)
+        (phase,), key = program.phases, make_key(0)
+        gradient, found = phase.hypergradient(phase.begin(key), key)
+        return float(found), gradient
+
+    step = 1e-5
+    expected = (value(1.1 + step)[0] - value(1.1 - step)[0]) / (2 * step)
+    assert error(value(1.1)[1], torch.tensor(expected, dtype=torch.float64)) < 1e-6
 
 
 def test_implicit_solutions_do_not_depend_on_a_start_that_is_not_solved_for() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import bilevel
+from bilevel import pipeline
 from bilevel.backends.torch_func.keyed import fold, make_key, normal
 from bilevel.errors import RecipeError
 from tests.modes.loops import begun, moved, slope, tensor
@@ -220,3 +222,37 @@ level tune {{
 schedule {{ fit : {mode} }}"""
     with pytest.raises(RecipeError, match=why):
         plan_text(text)
+
+
+IDLE = """recipe idle
+use Q : real[2, 2]
+param n = 6
+level top {
+  x : real[2] from [0.7, -0.4]
+  each s ~ normal(0, 1)[3]
+  level fit {
+    y : real[2] from x
+    minimize quad(Q, y - s)
+    by sgd(lr = 0.1) for n steps
+  }
+  minimize mean[s] sum(y^2)
+  by sgd(lr = 0.1) for 2 steps
+}
+schedule { fit : rmd(window = WINDOW)  s : vmap(chunk = CHUNK) }"""
+
+
+@pytest.mark.parametrize(
+    ("window", "chunk", "told"), [(5, 2, []), (6, 2, ["window = 6"]), (9, 3, ["window = 9", "chunk = 3"])]
+)
+def test_a_window_or_chunk_of_everything_is_named_by_check_and_by_the_plan(
+    window: int, chunk: int, told: list[str]
+) -> None:
+    text = IDLE.replace("WINDOW", str(window)).replace("CHUNK", str(chunk))
+    recipe = bilevel.parse(text)
+    found = pipeline.problems(recipe.written, pipeline.Options())
+    assert [(d.code, d.severity, d.span.text if d.span else "") for d in found] == [
+        ("B804", "warning", t) for t in told
+    ]
+    plan = str(plan_text(text))
+    assert all(f"`{t}` has no effect" in plan for t in told)
+    assert plan.count("has no effect") == len(told)

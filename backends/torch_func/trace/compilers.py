@@ -31,17 +31,24 @@ from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.garbage import uncollected
 
-Kind: TypeAlias = Literal["none", "fx", "inductor"]
-KINDS: tuple[Kind, ...] = ("none", "fx", "inductor")
+Kind: TypeAlias = Literal["none", "fx", "inductor", "fx+graphs", "inductor+graphs"]
+KINDS: tuple[Kind, ...] = ("none", "fx", "inductor", "fx+graphs", "inductor+graphs")
+"""with graphs: every kernel is recorded on the GPU once, and replayed (`replays.py`)"""
 Compiled: TypeAlias = Callable[..., Sequence[Tensor]]
 
-LARGEST: dict[Kind, int] = {"none": 0, "fx": 600, "inductor": 600}
+
+def _by_kind(none: int = 0, fx: int = 0, inductor: int = 0, recorded: int = 0) -> dict[Kind, int]:
+    """A number for each kind; with graphs, whatever runs the kernels."""
+    return {"none": none, "fx": fx, "inductor": inductor, "fx+graphs": recorded, "inductor+graphs": recorded}
+
+
+LARGEST: dict[Kind, int] = _by_kind(fx=600, inductor=600, recorded=600)
 """The most operators of one run of steps: the time to compile grows with them, what is saved in a call does not."""
-LONGEST: dict[Kind, int] = {"none": 1, "fx": 1, "inductor": 5}
-"""The most steps of one run: fx gains nothing by more than one, Inductor the way between Python and compiled code."""
-WHOLE: dict[Kind, int] = {"none": 0, "fx": 2, "inductor": 2}
+LONGEST: dict[Kind, int] = _by_kind(none=1, fx=1, inductor=5, recorded=5)
+"""The most steps of one run: fx gains nothing by more than one, the others the way from and to Python."""
+WHOLE: dict[Kind, int] = _by_kind(fx=2, inductor=2, recorded=2)
 """The steps of levels inside, forth and back, up to which a function becomes one kernel whatever its size."""
-LARGEST_WHOLE: dict[Kind, int] = {"none": 0, "fx": 0, "inductor": 800}
+LARGEST_WHOLE: dict[Kind, int] = _by_kind(inductor=800, recorded=800)
 """The most operators of steps inside, forth and back, of a function that becomes one kernel as a whole."""
 MOST_KEPT = 64 << 20
 """The most bytes that those operators make: one graph keeps for the way back what it has computed on the way forth."""
@@ -50,7 +57,7 @@ MOST_KEPT = 64 << 20
 @uncollected()
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     """The graph as a function of its inputs."""
-    if not any(node.op == "call_function" for node in traced.module.graph.nodes) or kind == "fx":
+    if not any(node.op == "call_function" for node in traced.module.graph.nodes) or base(kind) == "fx":
         forward: Compiled = traced.module.forward
         return forward
     module = written_out(apart(traced.module))
@@ -78,6 +85,16 @@ def _by_inductor(module: fx.GraphModule, inputs: list[Tensor], options: dict[str
     return result
 
 
+def base(kind: Kind) -> str:
+    """What runs the graphs of kernels: none, fx or inductor."""
+    return kind.partition("+")[0]
+
+
+def has_graphs(kind: Kind) -> bool:
+    """Whether kernels are recorded on the device."""
+    return kind.endswith("+graphs")
+
+
 def begin(kind: Kind, device: torch.device) -> None:
     """Begin with what a compiler does once, where there will be work for it."""
     if kind == "inductor" and device.type == "cpu":
@@ -88,9 +105,11 @@ def begin(kind: Kind, device: torch.device) -> None:
 
 def why_not(kind: Kind, device: torch.device) -> str | None:
     """What is missing here for a kind of kernel, None where nothing is."""
-    if kind == "inductor" and device.type == "cpu" and compiler() is None:
+    if has_graphs(kind) and device.type != "cuda":
+        return f"no GPU to record graphs on, the device is {device}"
+    if base(kind) == "inductor" and device.type == "cpu" and compiler() is None:
         return "no C++ compiler"
-    if kind == "inductor" and device.type == "cuda":
+    if base(kind) == "inductor" and device.type == "cuda":
         return None if find_spec("triton") else "no Triton"
     return None
 

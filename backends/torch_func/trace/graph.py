@@ -128,3 +128,11 @@ def _reduced(module: fx.GraphModule, form: Any) -> Traced:
             graph.erase_node(node)
     module.recompile()
     return Traced(module, tuple(read), sources, form)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a function cannot be traced, or recorded, in a line."""
+    kind = type(error).__name__
+    if "DataDependent" in kind:
+        return "its Python code looks at values"
+    return f"{kind}: {str(error).strip().partition(chr(10))[0]}"

@@ -27,7 +27,8 @@ from bilevel.backends.torch_func.trace.compilers import (
     begin,
     compiled,
 )
-from bilevel.backends.torch_func.trace.graph import Traced, trace
+from bilevel.backends.torch_func.trace.graph import Traced, reason_of, trace
+from bilevel.backends.torch_func.trace.replays import Replays
 from bilevel.backends.torch_func.trace.signature import Key, as_tensor, filled, flatten, mapped
 from bilevel.errors import fail
 
@@ -47,6 +48,8 @@ class Made:
     run: Compiled | None = None
     traced: Traced | None = None
     reason: str = ""
+    unrecorded: str = ""
+    """why a kernel is no graph of the device where graphs were asked for"""
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Kernels:
     device: torch.device
     reason: str = ""
     """why this kind"""
+    replays: Replays | None = None
+    """what records kernels of a kind with graphs"""
     idle: bool = False
     """whether functions run as they are because nothing is worth a kernel"""
     made: list[Made] = field(default_factory=list)
@@ -118,6 +123,14 @@ class Kernels:
             yield
         finally:
             self.idle = before
+
+    def compiled(self, traced: Traced, inputs: list[Tensor]) -> tuple[Compiled, str]:
+        """A graph as a function of its inputs, of this kind; why it is not recorded where it should be."""
+        run = compiled(traced, inputs, self.kind)
+        if self.replays is None or not traced.size:
+            return run, ""
+        found = self.replays.replayed(traced, run, inputs)
+        return (run, found) if isinstance(found, str) else (found, "")
 
     def note_size(self, name: str, operators: int) -> None:
         """How many steps of a level a kernel may have, from the operators in one step of one of its functions."""
@@ -207,12 +220,12 @@ class Kernel:
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
             return Made(self.name, 0, reason=reason_of(error))
         inputs = self._inputs(leaves)
-        run = compiled(traced, [inputs[place] for place in traced.inputs], self.kernels.kind)
+        run, unrecorded = self.kernels.compiled(traced, [inputs[place] for place in traced.inputs])
         try:
             self.check(arguments, leaves, expected, _result(traced, run, inputs))
         except parity.Unlike:
             return Made(self.name, 0, reason="equal arguments do not always give the same")
-        return Made(self.name, traced.size, run, traced)
+        return Made(self.name, traced.size, run, traced, unrecorded=unrecorded)
 
     def check(self, arguments: tuple[Any, ...], leaves: list[Any], expected: Any, found: Any) -> None:
         """B711: a kernel that gives something else than its function is not used, and the run ends."""
@@ -254,11 +267,3 @@ def _result(traced: Traced, run: Compiled, inputs: list[Tensor]) -> Any:
     """The result of a kernel as a tree."""
     found = run(*[inputs[place] for place in traced.inputs])
     return filled(traced.form, [inputs[place] if given else found[place] for given, place in traced.sources])
-
-
-def reason_of(error: Exception) -> str:
-    """Why a function cannot be traced, in a line."""
-    kind = type(error).__name__
-    if "DataDependent" in kind:
-        return "its Python code looks at values"
-    return f"{kind}: {str(error).strip().partition(chr(10))[0]}"

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.trace.compilers import Compiled, compiled
-from bilevel.backends.torch_func.trace.graph import trace
+from bilevel.backends.torch_func.trace.compilers import Compiled
+from bilevel.backends.torch_func.trace.graph import reason_of, trace
 from bilevel.backends.torch_func.trace.halves import Half, halves, random_like
-from bilevel.backends.torch_func.trace.kernels import MOST, Kernel, Kernels, Made, reason_of
+from bilevel.backends.torch_func.trace.kernels import MOST, Kernel, Kernels, Made
 from bilevel.backends.torch_func.trace.signature import Key, flatten
 
 
@@ -25,6 +25,7 @@ class Pair:
     run_ahead: Compiled
     run_back: Compiled
     cotangent: Key
+    unrecorded: str
 
 
 class Pulled(Kernel):
@@ -85,17 +86,16 @@ class Pulled(Kernel):
         whole.name = self.name
         whole.check(given, both, expected, (found, pull(cotangent)))
         self.pairs[id(traced)] = pair
-        return Made(self.name, traced.size, pair.run_ahead, traced)
+        return Made(self.name, traced.size, pair.run_ahead, traced, unrecorded=pair.unrecorded)
 
     def _compiled(self, ahead: Half, back: Half, inputs: list[Tensor], form: Key) -> Pair:
         """Both halves compiled; the second for such residuals as the first one gives."""
-        kind = self.kernels.kind
         given = [inputs[place] for place in ahead.traced.inputs]
-        run = compiled(ahead.traced, given, kind)
+        run, why = self.kernels.compiled(ahead.traced, given)
         found = run(*given)
         kept = list(found[len(found) - ahead.kept :])
-        run_back = compiled(back.traced, [*kept, *[inputs[place] for place in back.traced.inputs]], kind)
-        return Pair(ahead, back, run, run_back, form)
+        run_back, why_back = self.kernels.compiled(back.traced, [*kept, *[inputs[p] for p in back.traced.inputs]])
+        return Pair(ahead, back, run, run_back, form, why or why_back)
 
     def _whole(self, *given: Any) -> Any:
         """Results and cotangents at once."""

@@ -51,12 +51,15 @@ def is_count(value: Any) -> bool:
 
 
 def as_tensor(leaf: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A leaf as an input of a kernel: numbers of steps become real numbers, in which they are exact."""
+    """A leaf as an input of a kernel: numbers of steps become real numbers, in which they are exact.
+
+    They are filled in on the device: to bring a number there, a GPU would first finish all that it was asked for.
+    """
     if isinstance(leaf, Tensor):
         return leaf if leaf.is_contiguous() else leaf.contiguous()
     if isinstance(leaf, range):
         return torch.arange(leaf.start, leaf.stop, dtype=dtype, device=device)
-    return torch.tensor(float(leaf), dtype=dtype, device=device)
+    return torch.full((), float(leaf), dtype=dtype, device=device)
 
 
 def mapped(tree: Any, leaf: Callable[[Any], Any]) -> Any:
