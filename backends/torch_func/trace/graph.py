@@ -16,6 +16,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
+from bilevel.backends.torch_func.trace.channels import by_channel
 from bilevel.backends.torch_func.trace.convolutions import faster_convolutions
 from bilevel.backends.torch_func.trace.joins import rejoined
 from bilevel.backends.torch_func.trace.layouts import channels_last, has_images
@@ -111,7 +112,7 @@ def _reduced(module: fx.GraphModule, form: Any) -> Traced:
     module = simplified(module)
     module = _once(rewritten(rejoined(_once(module))))
     if has_images(module):
-        for change in (faster_convolutions, pooled_first, written_out, channels_last):
+        for change in (faster_convolutions, pooled_first, written_out, by_channel, channels_last):
             module = _once(change(module))
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]

@@ -17,6 +17,9 @@ from bilevel.backends.torch_func.trace.nodes import arguments, aten, insert, ten
 IMAGES = {aten.convolution.default: (0, 1), aten.convolution_backward.default: (0, 1, 2)}
 """the places of images and filters among the arguments of convolutions"""
 LAST = torch.channels_last
+VIEWS = (aten.view.default, aten._unsafe_view.default)
+FIXED = (aten.as_strided.default, aten.as_strided_scatter.default, aten._reshape_alias.default)
+"""what names the places of numbers in memory, and would find others there"""
 
 
 def channels_last(module: fx.GraphModule) -> fx.GraphModule:
@@ -27,6 +30,7 @@ def channels_last(module: fx.GraphModule) -> fx.GraphModule:
     for node in list(module.graph.nodes):
         if node.op == "call_function":
             _turn(node)
+            _turn_places(node)
             _again(node)
         elif node.op == "output":
             node.args = ([_contiguous(value, node) for value in node.args[0]],)
@@ -36,8 +40,9 @@ def channels_last(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def has_images(module: fx.GraphModule) -> bool:
-    """Whether a graph has convolutions of images on a CPU with oneDNN."""
-    return any(_is_faster(node) for node in module.graph.nodes)
+    """Whether a graph has convolutions of images on a CPU with oneDNN, and nothing that another layout would change."""
+    nodes = module.graph.nodes
+    return any(_is_faster(node) for node in nodes) and not any(node.target in FIXED for node in nodes)
 
 
 def _is_faster(node: fx.Node) -> bool:
@@ -59,6 +64,20 @@ def _turn(node: fx.Node) -> None:
     node.args = tuple(given)
 
 
+def _turn_places(node: fx.Node) -> None:
+    """Numbers taken at places of every channel of images in the layout, so that they come in it as well."""
+    if node.target is not aten.gather.default:
+        return
+    images, axis, places = arguments(node)
+    value = images.meta["val"]
+    if value.dim() != 3 or axis not in (-1, 2) or value.stride(1) != 1 or value.shape[1] == 1:
+        return
+    turned = [insert(node, aten.transpose.int, given, 1, 2) for given in (images, places)]
+    taken = insert(node, aten.gather.default, turned[0], 1, turned[1])
+    back = insert(node, aten.transpose.int, taken, 1, 2)
+    node.replace_all_uses_with(back)
+
+
 def _is_last(value: Tensor) -> bool:
     """Whether an array has the layout; that of one channel or place has many strides, of which torch takes one for it."""
     _, channels, height, width = value.shape
@@ -70,17 +89,12 @@ def _turned(value: fx.Node, before: fx.Node) -> fx.Node:
 
 
 def _again(node: fx.Node) -> None:
-    """The fake value of a node from those that it reads now; what cannot be viewed any more is copied first."""
+    """The fake value of a node from those that it reads now; what cannot be viewed any more is copied."""
+    if node.target in VIEWS and not arguments(node)[0].meta["val"].is_contiguous():
+        node.target = aten.reshape.default
     target: Any = node.target
     values, named = fx.node.map_arg((node.args, node.kwargs), lambda a: a.meta["val"])
-    try:
-        node.meta["val"] = target(*values, **named)
-    except (RuntimeError, ValueError):
-        if target is not aten.view.default:
-            raise
-        copied = insert(node, aten.clone.default, arguments(node)[0], memory_format=torch.contiguous_format)
-        node.args = (copied, *arguments(node)[1:])
-        node.meta["val"] = target(copied.meta["val"], *values[1:], **named)
+    node.meta["val"] = target(*values, **named)
 
 
 def _contiguous(value: Any, before: fx.Node) -> Any:
