@@ -16,6 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bilevel.backends.torch_func.keyed import make_key
+from bilevel.backends.torch_func.sampling import draw_epoch
+from bilevel.errors import RecipeError
 from tests.zoo.compiled import Compiled, compile_text, hypergradient, run
 from tests.zoo.recursions import adam_step
 
@@ -246,6 +249,18 @@ level top {
         state, _ = phase.step(state, key)
     one, two = torch.stack(met).reshape(2, 3, 7).sum(1)
     assert one.max() == 1 and one.sum() == 6 and two.max() == 2 and two.sum() == 12
+
+
+def test_an_epoch_of_fewer_samples_than_a_batch_is_b312() -> None:
+    data = compile_text(
+        EPOCHS.replace("INDEX", "").replace("REDUCER", "").replace("DURATION", "3 epochs").replace("PER_COPY", "0")
+    ).parts["d"]
+    few = type(data.all)(*(field[:2] for field in data.all))
+    assert sorted(draw_epoch(few, 2, make_key(0), 5, "b").index.tolist()) == [0, 1]
+    with pytest.raises(RecipeError) as caught:
+        draw_epoch(few, 3, make_key(0), 0, "b")
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.message) == ("B312", "3 samples are drawn from data that has 2")
 
 
 # ---- warm starts ---------------------------------------------------------------------------------------------
