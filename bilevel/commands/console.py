@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Timer
 from typing import TextIO
 
 from bilevel.errors import Diagnostic
@@ -77,6 +79,24 @@ class Console:
         first, line, more = rest.partition("\n")
         colour = RED if diagnostic.severity == "error" else YELLOW
         return f"{colour}{head}{PLAIN}{BOLD}{colon}{first}{PLAIN}{line}{more}"
+
+
+PATIENCE = 2.0
+"""seconds of silence after which a person wonders"""
+
+PLANNING = "{}: building its parts, and counting what every mode costs on tensors without numbers"
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A line on stderr if what follows takes longer than a moment."""
+    told = Timer(PATIENCE, sys.stderr.write, [f"{text}\n"])
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

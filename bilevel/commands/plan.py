@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bilevel import pipeline
 from bilevel.commands.arguments import Usage
-from bilevel.commands.console import Console
+from bilevel.commands.console import PLANNING, Console, waiting
 from bilevel.commands.recipes import (
     add_device,
     add_kernels,
@@ -125,15 +125,16 @@ def _planned(arguments: argparse.Namespace, file: str, limits: list[str]) -> Mad
     from bilevel.limits import read_limits
 
     recipe = open_recipe(file, arguments.settings, arguments.schedule)
-    program = compiler.compile(
-        recipe,
-        registry=import_modules(arguments.modules),
-        device=arguments.device,
-        limit=read_limits(limits),
-        allow=arguments.allow,
-        calibration=reference() if arguments.calibration == "reference" else None,
-        compile=arguments.compile,
-    )
+    with waiting(PLANNING.format(recipe.name)):
+        program = compiler.compile(
+            recipe,
+            registry=import_modules(arguments.modules),
+            device=arguments.device,
+            limit=read_limits(limits),
+            allow=arguments.allow,
+            calibration=reference() if arguments.calibration == "reference" else None,
+            compile=arguments.compile,
+        )
     return Made(recipe, program.explained, program)
 
 

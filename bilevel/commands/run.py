@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bilevel.commands.console import Console
+from bilevel.commands.console import PLANNING, Console, waiting
 from bilevel.commands.recipes import (
     add_device,
     add_kernels,
@@ -99,16 +99,17 @@ def build(
     from bilevel import program as compiler
     from bilevel.commands.modules import import_modules
 
-    return compiler.compile(
-        recipe,
-        registry=import_modules(modules),
-        device=device,
-        dtype=real_type(dtype),
-        limit=limit,
-        allow=allow,
-        decided=decided,
-        compile=kernels,
-    )
+    with waiting(PLANNING.format(recipe.name)):
+        return compiler.compile(
+            recipe,
+            registry=import_modules(modules),
+            device=device,
+            dtype=real_type(dtype),
+            limit=limit,
+            allow=allow,
+            decided=decided,
+            compile=kernels,
+        )
 
 
 def real_type(name: str) -> torch.dtype:
