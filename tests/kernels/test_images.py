@@ -134,7 +134,41 @@ def test_forward_over_reverse() -> None:
     for make in (random, whole):
         p = start(make)
         found = operators(function, p, make(4, 1, 14, 14), {n: random(*v.shape, seed=20) for n, v in p.items()})
-        assert found["max_pool2d_with_indices.default"] == 2
+        assert found["max_pool2d_with_indices.default"] == found["relu.default"] == 2
+
+
+def test_the_tangents_of_images_that_are_not_varied_go_through_no_convolution() -> None:
+    def function(x: Tensor, w: Tensor, b: Tensor, d: Tensor) -> Any:
+        def slope(w: Tensor) -> Tensor:
+            return grad(lambda w: torch.tanh(functional.conv2d(x, w, b)).sum())(w)
+
+        return jvp(slope, (w,), (d,))
+
+    found = operators(function, random(4, 2, 6, 7), random(3, 2, 3, 3), random(3), random(3, 2, 3, 3, seed=4))
+    assert found["convolution.default"] == 2 and found["convolution_backward.default"] == 2
+
+
+def test_tangents_of_statistics_of_a_batch() -> None:
+    def function(x: Tensor, w: Tensor, s: Tensor, t: Tensor, d: Tensor) -> Any:
+        def loss(w: Tensor, s: Tensor, t: Tensor) -> Tensor:
+            return torch.sin(functional.batch_norm(functional.conv2d(x, w), None, None, s, t, True)).sum()
+
+        return jvp(grad(loss, (0, 1, 2)), (w, s, t), (d, t, s))
+
+    given = random(4, 2, 6, 7), random(3, 2, 3, 3), 1 + random(3), random(3, seed=1), random(3, 2, 3, 3, seed=5)
+    found = operators(function, *given)
+    assert not any("batch_norm" in name or "mean" in name for name in found)
+
+
+@pytest.mark.parametrize("correction", [0, 1])
+@pytest.mark.parametrize("axes", [(0, 2, 3), (1,), (0, 1, 2, 3)])
+def test_means_and_variances(correction: int, axes: tuple[int, ...]) -> None:
+    def function(x: Tensor, w: Tensor) -> Any:
+        images = functional.conv2d(x, w)
+        kept = torch.var_mean(images, axes, correction=correction, keepdim=True)
+        return torch.var_mean(images, axes, correction=correction), kept, images.mean(axes), images.mean(axes, True)
+
+    traced(function, random(4, 2, 6, 7), random(3, 2, 3, 3))
 
 
 def test_several_networks_at_once() -> None:

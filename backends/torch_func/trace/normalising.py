@@ -25,7 +25,7 @@ ENTRYWISE = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 
 def written_out(module: fx.GraphModule) -> fx.GraphModule:
     """The graph with normalisation by formulas; every value is the same but for rounding."""
-    for rule in (_normalise, _pull_back, _view, _narrow, _add_at_once):
+    for rule in (_normalise, _pull_back, _mean, _variance, _view, _narrow, _add_at_once):
         for node in list(module.graph.nodes):
             if node.op == "call_function":
                 rule(node)
@@ -56,9 +56,7 @@ def _normalise(node: fx.Node) -> None:
     if node.target is not NORM or not arguments(node)[5] or arguments(node)[3] is not None:
         return
     x, weight, bias, *_, eps = arguments(node)
-    mean = insert(node, aten.mul.Tensor, _summed(node, x), 1 / _count(x))
-    apart = insert(node, aten.sub.Tensor, x, mean)
-    squares = _summed(node, insert(node, aten.mul.Tensor, apart, apart))
+    apart, mean, squares = _moments(node, x)
     variance = insert(node, aten.add.Tensor, insert(node, aten.mul.Tensor, squares, 1 / _count(x)), eps)
     inverse = insert(node, aten.rsqrt.default, variance)
     scale = inverse if weight is None else insert(node, aten.mul.Tensor, inverse, _shaped(node, weight, x))
@@ -67,6 +65,40 @@ def _normalise(node: fx.Node) -> None:
         made = insert(node, aten.add.Tensor, made, _shaped(node, bias, x))
     found = (made, *(insert(node, aten.view.default, v, [-1]) for v in (mean, inverse)))
     _give(node, found)
+
+
+def _mean(node: fx.Node) -> None:
+    """The means of channels from their sums, which others need as well."""
+    if node.target is aten.mean.dim and not node.kwargs and _is_by_channel(node, arguments(node)[1]):
+        mean = insert(node, aten.mul.Tensor, _summed(node, arguments(node)[0]), 1 / _count(arguments(node)[0]))
+        replace(node, insert(node, aten.view.default, mean, list(node.meta["val"].shape)))
+
+
+def _is_by_channel(node: fx.Node, axes: Any) -> bool:
+    """Whether axes of images are all but that of the channels."""
+    value = tensor_of(arguments(node)[0])
+    if value is None or value.dim() != 4 or not isinstance(axes, Sequence):
+        return False
+    return sorted(axis % 4 for axis in axes) == [0, 2, 3]
+
+
+def _variance(node: fx.Node) -> None:
+    """The variances and means of channels, for which torch has a slow operator."""
+    if node.target is not aten.var_mean.correction or node.kwargs.get("correction", 1) != 0:
+        return
+    if len(arguments(node)) < 2 or not _is_by_channel(node, arguments(node)[1]):
+        return
+    mean, squares = _moments(node, arguments(node)[0])[1:]
+    shapes = [list(value.shape) for value in node.meta["val"]]
+    variance = insert(node, aten.mul.Tensor, squares, 1 / _count(arguments(node)[0]))
+    _give(node, [insert(node, aten.view.default, v, s) for v, s in zip((variance, mean), shapes, strict=True)])
+
+
+def _moments(node: fx.Node, x: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node]:
+    """Images less their mean, the mean, and the sums of the squares of what is left."""
+    mean = insert(node, aten.mul.Tensor, _summed(node, x), 1 / _count(x))
+    apart = insert(node, aten.sub.Tensor, x, mean)
+    return apart, mean, _summed(node, insert(node, aten.mul.Tensor, apart, apart))
 
 
 def _give(node: fx.Node, found: Sequence[fx.Node | None]) -> None:

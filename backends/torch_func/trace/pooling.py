@@ -67,10 +67,16 @@ def _ways(gate: fx.Node, relu: fx.Node, places: list[fx.Node], read: set[fx.Node
         return None
     if _is_back(given, places):
         return given
-    readers = [reader for view in gate.users for reader in view.users]
-    if all(view.target in VIEWS for view in gate.users) and all(_takes(reader, gate, read) for reader in readers):
+    views = [user for user in gate.users if not _is_sized_by(user, gate, places)]
+    readers = [reader for view in views for reader in view.users]
+    if all(view.target in VIEWS for view in views) and all(_takes(reader, gate, read) for reader in readers):
         return readers
     return None
+
+
+def _is_sized_by(user: fx.Node, gate: fx.Node, places: list[fx.Node]) -> bool:
+    """Whether a way back through the pooling reads of something its size alone."""
+    return _is_back(user, places) and arguments(user)[0] is not gate
 
 
 def _takes(reader: fx.Node, gate: fx.Node, read: set[fx.Node]) -> bool:
@@ -92,7 +98,7 @@ def _gate(gate: fx.Node, positive: fx.Node) -> None:
         given.args = (smaller, *arguments(given)[1:])
         gate.replace_all_uses_with(given)
         return
-    readers = [reader for view in gate.users for reader in view.users]
+    readers = [reader for view in gate.users if view.target in VIEWS for reader in view.users]
     gate.replace_all_uses_with(given)
     for reader in readers:
         after = reader.next

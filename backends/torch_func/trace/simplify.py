@@ -8,6 +8,7 @@ Every rule gives the same numbers for finite values, but for the last digit wher
 from __future__ import annotations
 
 from math import isfinite
+from operator import getitem
 from typing import Any
 
 from torch import fx
@@ -55,8 +56,10 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
             replace(node, same)
         elif number is None:
             _scaled(node, known)
-        elif node.target in MATRICES:  # added to an array of another shape, it would be computed all the same
-            zeros = insert(node, aten.new_zeros.default, arguments(node)[0], list(node.meta["val"].shape))
+        elif node.target in (*MATRICES, aten.convolution.default, getitem):
+            # added to an array of another shape, it would be computed all the same
+            like = arguments(arguments(node)[0])[0] if node.target is getitem else arguments(node)[0]
+            zeros = insert(node, aten.new_zeros.default, like, list(node.meta["val"].shape))
             known[zeros] = 0.0
             replace(node, zeros)
     module.graph.eliminate_dead_code()
@@ -79,7 +82,20 @@ def _number(node: fx.Node, known: dict[fx.Node, float]) -> float | None:
         return found[0]
     if node.target in MATRICES or node.target in SUMS:
         return 0.0 if any(known.get(a) == 0 for a in arguments(node) if isinstance(a, fx.Node)) else None
+    if _is_of_zeros(node, known):
+        return 0.0
     return _computed(node, found)
+
+
+def _is_of_zeros(node: fx.Node, known: dict[fx.Node, float]) -> bool:
+    """Whether a node is a convolution with zeros, or a gradient of one: of images, filters or the bias."""
+    if node.target is aten.convolution.default:
+        return arguments(node)[2] is None and 0.0 in (known.get(a) for a in arguments(node)[:2])
+    source = arguments(node)[0]
+    if node.target is not getitem or source.target is not aten.convolution_backward.default:
+        return False
+    cotangent, images, filters = (known.get(a) for a in arguments(source)[:3])
+    return 0.0 in (cotangent, (filters, images, cotangent)[arguments(node)[1]])
 
 
 def _constant(argument: Any, known: dict[fx.Node, float]) -> float | None:
