@@ -73,14 +73,17 @@ def _verb(arguments: list[str], runs: int) -> dict[str, Any]:
 
 
 def _first_step(kernels: str) -> dict[str, float]:
-    """Seconds of import, compile, first and second step."""
+    """Seconds of import, compile, first and second step.
+
+    TMPDIR: the header that Inductor makes ready is kept in the system's folder, whatever its cache folder is.
+    """
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
             [sys.executable, "-c", STEP.format(kernels=kernels)],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            env={**HERE, "TORCHINDUCTOR_CACHE_DIR": empty, "OMP_WAIT_POLICY": "PASSIVE"},
+            env={**HERE, "TORCHINDUCTOR_CACHE_DIR": empty, "TMPDIR": empty, "OMP_WAIT_POLICY": "PASSIVE"},
         )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

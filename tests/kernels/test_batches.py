@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx
+from torch._dynamo.utils import counters
 from torch._inductor import config
 from torch._inductor.async_compile import AsyncCompile
 from torch._inductor.cpu_vec_isa import VecISA
@@ -23,10 +24,9 @@ GROUP = '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C"  void  kernel(f
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    with config.patch(fx_graph_cache=False):
-        yield tmp_path
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "first"))
+    return tmp_path
 
 
 def network(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -34,6 +34,12 @@ def network(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     for place, weight in enumerate(weights):
         x = torch.tanh(x @ weight) * (place + 0.5) if place % 2 else torch.relu(x @ weight) - x.mean() / (place + 3)
     return x, x.exp().sum(0)
+
+
+def scaled_by(numbers: list[float]) -> Callable[[Tensor], tuple[Tensor]]:
+    """A function that holds a tensor."""
+    held = torch.tensor(numbers)
+    return lambda x: (x * held + 1,)
 
 
 def traced(dtype: torch.dtype) -> tuple[fx.GraphModule, list[Tensor]]:
@@ -52,12 +58,25 @@ def test_together_gives_the_same_bits_from_fewer_libraries(folder: Path, monkeyp
     before = libraries(folder)
     few = [value.clone() for value in compilers._by_inductor(module, inputs, ahead.options())(*inputs)]
     together = libraries(folder) - before
+    counters.clear()
+    again = compilers._by_inductor(module, inputs, ahead.options())(*inputs)
+    assert counters["inductor"]["fxgraph_cache_hit"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(few, again, strict=True))
+    assert libraries(folder) - before == together
     monkeypatch.setattr(batches, "together", nullcontext)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "second"))
     one_by_one = compilers._by_inductor(module, inputs, ahead.options())(*inputs)
     assert len(together) <= 2 < len(libraries(folder) - before - together)
     assert all(torch.equal(a, b) for a, b in zip(few, one_by_one, strict=True))
     expected = network(*inputs)
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(few, expected, strict=True))
+
+
+def test_graphs_that_hold_other_numbers_are_not_mistaken_for_each_other() -> None:
+    x = torch.arange(3.0)
+    for numbers in ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]):
+        (found,) = compilers._by_inductor(make_fx(scaled_by(numbers))(x), [x], ahead.options())(x)
+        assert torch.equal(found, x * torch.tensor(numbers) + 1)
 
 
 def test_inductor_is_left_as_it_was() -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
@@ -79,10 +80,26 @@ def _by_inductor(module: fx.GraphModule, inputs: list[Tensor], options: dict[str
 
     from bilevel.backends.torch_func.trace.batches import together
 
-    with torch.no_grad(), together():
+    with torch.no_grad(), together(), _kept(module, inputs):
         made: Any = compile_graph(module, list[Any](inputs), options=options)
     result: Compiled = made
     return result
+
+
+def _kept(module: fx.GraphModule, inputs: list[Tensor]) -> AbstractContextManager[Any]:
+    """While it lasts, Inductor takes what an earlier process made of the same graph, on the processor, and keeps it.
+
+    Not for a graph that holds tensors: what is kept should depend on a graph's text alone. A GPU was not tried.
+    """
+    if any(node.op == "get_attr" for node in module.graph.nodes) or any(x.device.type != "cpu" for x in inputs):
+        return nullcontext()
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # Without an environment of shapes nothing is looked up; with a static one no shape becomes a symbol.
+    shapes = ShapeEnv(assume_static_by_default=True)
+    return tracing(TracingContext(FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)))
 
 
 def base(kind: Kind) -> str:
