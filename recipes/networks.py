@@ -158,9 +158,11 @@ class CoordinateLstm(nn.Module):
         Inside, units are rows and coordinates columns: there are few of the one and many of the other, and a loop over
         the last axis is as fast as it is long. One product makes all gates, of what they read side by side.
         """
-        hidden, memory = (part.mT for part in state)
-        weights = torch.cat([self.cell.weight_ih, self.cell.weight_hh], 1)
-        gates = weights @ torch.cat([torch.stack(size_and_sign(gradient)), hidden])
+        hidden, memory = state
+        units = self.cell.hidden_size
+        given = torch.cat([torch.stack(size_and_sign(gradient)), hidden.mT, memory.mT])
+        memory = given[-units:]
+        gates = torch.cat([self.cell.weight_ih, self.cell.weight_hh], 1) @ given[:-units]
         gates = gates + (self.cell.bias_ih + self.cell.bias_hh)[:, None]
         enter, forget, new, leave = gates.chunk(4)
         memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * torch.tanh(new)

@@ -23,7 +23,8 @@ def rejoined(module: fx.GraphModule) -> fx.GraphModule:
         found = _same(node)
         if found is None or not same_shape(found, node):
             continue
-        if not alike(found, node):  # what reads the join counts on its layout; a compiler makes no copy of this
+        if node.target is aten.cat.default and not alike(found, node):
+            # what reads the join counts on its layout; a compiler makes no copy of this
             found = insert(node, aten.clone.default, found, memory_format=torch.contiguous_format)
         if alike(found, node):
             replace(node, found)
