@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 
 from bilevel.backends.torch_func.trace import graph
 from bilevel.backends.torch_func.trace.biases import apart
+from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.nodes import aten
 from bilevel.backends.torch_func.trace.signature import flatten
 
@@ -156,6 +157,27 @@ def test_a_slice_of_a_join_is_what_was_joined() -> None:
 
     assert rewritten(f, random(12, COLUMNS), random(4, COLUMNS)) == {"mul.Tensor": 1, "add.Tensor": 1}
     assert rewritten(lambda a, b: torch.cat([a, b])[1:12] * 2, A, A + 1)["cat.default"] == 1
+
+
+def test_a_part_that_lies_otherwise_is_read_from_the_join() -> None:
+    """A copy of it would be made anew wherever it is read."""
+    found = rewritten(lambda a, b: torch.cat([a.mT, b])[:COLUMNS] * 2, random(12, COLUMNS), random(4, 12))
+    assert found["cat.default"] == 1 and found["clone.default"] == 0
+
+
+def test_a_join_that_is_read_transposed_is_made_so_for_a_compiler() -> None:
+    def f(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([a, b])
+        return joined.mT * 2, torch.cat([a, b * b])
+
+    arguments = (random(12, COLUMNS), random(4, COLUMNS))
+    traced = graph.trace(f, arguments, list(arguments), FLOAT)
+    module = turned_joins(traced.module)
+    axes = [node.args[1:] for node in module.graph.nodes if node.target is aten.cat.default]
+    assert axes == [(1,), ()]
+    for found, expected in zip(module(*arguments), f(*arguments), strict=True):
+        assert torch.equal(found, expected)
+    assert turned_joins(module) is module
 
 
 def test_the_way_back_through_slices_is_a_join() -> None:

@@ -30,6 +30,7 @@ from torch import Tensor, fx
 from bilevel.backends.torch_func.trace.biases import apart
 from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
+from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.garbage import uncollected
 
 Kind: TypeAlias = Literal["none", "fx", "inductor", "fx+graphs", "inductor+graphs"]
@@ -61,9 +62,9 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     if not any(node.op == "call_function" for node in traced.module.graph.nodes) or base(kind) == "fx":
         forward: Compiled = traced.module.forward
         return forward
-    module = written_out(apart(traced.module))
     if inputs and inputs[0].device.type != "cpu":
-        return _by_inductor(module, inputs, {})
+        return _by_inductor(traced.module, inputs, {})
+    module = written_out(apart(turned_joins(traced.module)))
     from bilevel.backends.torch_func.trace import ahead
 
     ahead.begun().wait(ahead.PATIENCE)

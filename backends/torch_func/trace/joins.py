@@ -134,3 +134,37 @@ def _value(node: fx.Node) -> Tensor:
     value = tensor_of(node)
     assert value is not None
     return value
+
+
+def turned_joins(module: fx.GraphModule) -> fx.GraphModule:
+    """A graph where joins that are only read transposed are joins of the transposed parts; for Inductor.
+
+    What turns an array is then a loop of its own, which Inductor writes well, and not part of a longer one.
+    """
+    if not any(_is_read_turned(node) for node in module.graph.nodes):
+        return module
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    for node in list(graph.nodes):
+        if _is_read_turned(node):
+            parts, axis = _joined(node)
+            turned = [insert(node, aten.transpose.int, part, 0, 1) for part in parts]
+            whole = insert(node, aten.cat.default, turned, 1 - axis)
+            for user in list(node.users):
+                replace(user, whole)
+    graph.eliminate_dead_code()
+    return fx.GraphModule(module, graph)
+
+
+def _is_read_turned(node: fx.Node) -> bool:
+    """Whether a node joins matrices, and all that read it transpose it."""
+    value = tensor_of(node)
+    if node.target is not aten.cat.default or value is None or value.dim() != 2 or not _joined(node)[0]:
+        return False
+    return bool(node.users) and all(_turns(user) for user in node.users)
+
+
+def _turns(node: fx.Node) -> bool:
+    if node.target is aten.t.default:
+        return True
+    return node.target is aten.transpose.int and {axis % 2 for axis in arguments(node)[1:]} == {0, 1}
