@@ -299,10 +299,10 @@ def test_new_writes_a_child_and_never_overwrites(bilevel: Command, here: Path) -
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, True), (60.0, False)])
 def test_a_plan_that_takes_longer_says_what_it_does(
-    command: Command, monkeypatch: pytest.MonkeyPatch, seconds: float, told: bool
+    bilevel: Command, monkeypatch: pytest.MonkeyPatch, seconds: float, told: bool
 ) -> None:
     monkeypatch.setattr("bilevel.commands.console.PATIENCE", seconds)
-    said = command("plan", "maml_sine_quick")
+    said = bilevel("plan", "maml_sine_quick")
     line = "maml_sine_quick: building its parts, and counting what every mode costs on tensors without numbers\n"
     assert said.code == 0 and (line in said.err) == told and "building" not in said.out
-    assert "building" not in command("plan", "maml_sine_quick", "--symbolic").err
+    assert "building" not in bilevel("plan", "maml_sine_quick", "--symbolic").err
