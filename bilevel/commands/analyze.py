@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_device, add_limits, add_modules, add_recipe, add_schedule, open_recipe
+from bilevel.commands.recipes import (
+    add_device,
+    add_limits,
+    add_modules,
+    add_recipe,
+    add_schedule,
+    open_recipe,
+    read_seed,
+)
 from bilevel.errors import fail
 from bilevel.limits import read_limits
 
@@ -29,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_schedule(parser)
     add_limits(parser)
     parser.add_argument("--steps", metavar="N", type=_positive, default=20, help="of every outermost level (20)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="decides every draw and start (0)")
+    parser.add_argument("--seed", metavar="N", type=read_seed, default=0, help="decides every draw and start (0)")
     add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of real numbers (float32)")
     parser.add_argument("--format", choices=FORMATS, default="text", help="html is one page that needs nothing else")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, open_recipe
+from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, open_recipe, read_seed
 
 WRONG = 5
 """exit code of a failed check"""
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", metavar="L", help="vary only how this level is differentiated")
     parser.add_argument("--against", metavar="MODE", help="fd (difference quotients), or rmd, fmd, ... (all)")
     parser.add_argument("--directions", metavar="N", type=_positive, default=3, help="difference quotients (3)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws, starts and directions (0)")
+    parser.add_argument("--seed", metavar="N", type=read_seed, default=0, help="of draws, starts and directions (0)")
     parser.add_argument("--json", action="store_true", help="the result as one JSON document on stdout")
 
 

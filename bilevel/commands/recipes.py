@@ -62,6 +62,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", default="cpu", help="cpu, cuda, cuda:1 (cpu)")
 
 
+def read_seed(text: str) -> int:
+    """A seed as typed: a whole number of 64 bits, as keys are made of."""
+    try:
+        seed = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is no whole number") from None
+    if not -(2**63) <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"`{text}` is too large: a seed is a whole number below 2^63")
+    return seed
+
+
 def open_recipe(
     file: str, settings: Sequence[str] = (), schedule: str | None = None, manifests: Sequence[Manifest] = ()
 ) -> Recipe:

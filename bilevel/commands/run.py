@@ -19,6 +19,7 @@ from bilevel.commands.recipes import (
     add_schedule,
     open_recipe,
     quick,
+    read_seed,
 )
 from bilevel.errors import fail
 from bilevel.limits import Limit, read_limits
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_limits(parser)
     parser.add_argument("--quick", action="store_true", help="run the small child of the recipe, NAME_quick")
     parser.add_argument("--out", metavar="DIR", help="folder of the run (runs/NAME-1, -2, ...); never overwritten")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="decides every draw and start (0)")
+    parser.add_argument("--seed", metavar="N", type=read_seed, default=0, help="decides every draw and start (0)")
     add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of real numbers (float32)")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
@@ -94,8 +95,20 @@ def _show(run: Run, seconds: float, console: Console) -> None:
     console.diagnostics(run.warnings)
     _print(shown, console)
     if run.folder is not None:
-        name = run.program.recipe.name
-        console.next(f"bilevel emit {name} -o {name}.py", "the step that ran, as readable PyTorch")
+        console.next(_emitting(run, run.folder), "the step that ran, as readable PyTorch")
+
+
+def _emitting(run: Run, folder: Path) -> str:
+    """The command that writes the module of a run, of the same file with the same settings, schedule and modules."""
+    from bilevel.run import read_about
+
+    recipe = run.program.recipe
+    file = recipe.written.span.source.name
+    words = [file if Path(file).is_file() else recipe.name]
+    words += [shlex.quote(change.span.source.text) for change in recipe.changes]
+    words += ["--schedule", recipe.schedule] if recipe.schedule is not None else []
+    words += [word for module in read_about(folder)["with"] for word in ("--with", module)]
+    return f"bilevel emit {' '.join(words)} -o {recipe.name}.py"
 
 
 def _print(shown: Outcome, console: Console) -> None:

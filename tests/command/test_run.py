@@ -13,7 +13,7 @@ LONG = ("meta.steps=90", "val.every=10")
 
 
 def test_run_ends_with_plan_table_and_pictures(bilevel: Command, here: Path) -> None:
-    said = bilevel("run", "tiny.bl")
+    said = bilevel("run", "tiny.bl", "adapt.steps=4")
     assert said.code == 0
     lines = said.out.splitlines()
     assert lines[0].startswith("tiny: adapt: rmd(store = residuals); hypergradients exact; plan ")
@@ -22,7 +22,9 @@ def test_run_ends_with_plan_table_and_pictures(bilevel: Command, here: Path) -> 
     assert [line.split()[0] for line in lines if "±" in line and "x" in line] == ["0", "1", "5", "10"]
     assert lines[-2:] == ["one wave: runs/tiny-1/sine.png", "curves: runs/tiny-1/curves.png"]
     assert all((here / line.split(": ")[1]).stat().st_size > 10_000 for line in lines[-2:])
-    assert said.err.splitlines()[-1].startswith("next: bilevel emit tiny")
+    following = said.err.splitlines()[-1].removeprefix("next: bilevel ").split("  ")[0].split()
+    assert following == ["emit", "tiny.bl", "adapt.steps=4", "-o", "tiny.py"]
+    assert bilevel(*following).code == 0 and "def build(" in (here / "tiny.py").read_text("utf-8")
     assert "meta  0/6  val " in said.err
 
 

@@ -306,3 +306,10 @@ def test_a_plan_that_takes_longer_says_what_it_does(
     line = "maml_sine_quick: building its parts, and counting what every mode costs on tensors without numbers\n"
     assert said.code == 0 and (line in said.err) == told and "building" not in said.out
     assert "building" not in bilevel("plan", "maml_sine_quick", "--symbolic").err
+
+
+@pytest.mark.parametrize("verb", ["run", "gradcheck", "analyze"])
+@pytest.mark.parametrize("seed", ["x", "1.5", str(2**63)])
+def test_a_seed_is_a_whole_number_of_64_bits(bilevel: Command, verb: str, seed: str) -> None:
+    said = bilevel(verb, "tiny.bl", "--seed", seed)
+    assert said.code == 2 and f"error: argument --seed: `{seed}` is " in said.err
