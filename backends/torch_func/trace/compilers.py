@@ -31,6 +31,7 @@ from bilevel.backends.torch_func.trace.biases import apart
 from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.joins import turned_joins
+from bilevel.backends.torch_func.trace.libraries import chosen
 from bilevel.garbage import uncollected
 
 Kind: TypeAlias = Literal["none", "fx", "inductor", "fx+graphs", "inductor+graphs"]
@@ -58,13 +59,13 @@ MOST_KEPT = 64 << 20
 
 @uncollected()
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
-    """The graph as a function of its inputs."""
+    """The graph as a function of its inputs; its products are given to who is fastest at them."""
     if not any(node.op == "call_function" for node in traced.module.graph.nodes) or base(kind) == "fx":
-        forward: Compiled = traced.module.forward
+        forward: Compiled = chosen(traced.module, inductor=False).forward
         return forward
     if inputs and inputs[0].device.type != "cpu":
         return _by_inductor(traced.module, inputs, {})
-    module = written_out(apart(turned_joins(traced.module)))
+    module = chosen(written_out(apart(turned_joins(traced.module))), inductor=True)
     from bilevel.backends.torch_func.trace import ahead
 
     ahead.begun().wait(ahead.PATIENCE)

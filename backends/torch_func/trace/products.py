@@ -36,7 +36,7 @@ def rewritten(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _last_two(node: fx.Node) -> bool:
+def last_two(node: fx.Node) -> bool:
     """Whether a node swaps the last two axes."""
     value = tensor_of(arguments(node)[0]) if node.op == "call_function" and node.target in TURNS else None
     if value is None or node.target is aten.t.default:
@@ -47,7 +47,7 @@ def _last_two(node: fx.Node) -> bool:
 
 def turn(value: fx.Node, before: fx.Node) -> fx.Node:
     """The transposed value; of what is transposed already, the value itself."""
-    if _last_two(value):
+    if last_two(value):
         inner: fx.Node = arguments(value)[0]
         return inner
     return insert(before, aten.transpose.int, value, -2, -1)
@@ -55,10 +55,10 @@ def turn(value: fx.Node, before: fx.Node) -> fx.Node:
 
 def _turned(node: fx.Node) -> None:
     """transpose(transpose(a)) is a; transpose(a @ b) is b' @ a' where nothing else reads a @ b."""
-    if not _last_two(node):
+    if not last_two(node):
         return
     inner: Any = arguments(node)[0]
-    if _last_two(inner):
+    if last_two(inner):
         replace(node, turn(inner, node))
     elif inner.target in PRODUCTS and len(inner.users) == 1:
         left, right = arguments(inner)
@@ -96,7 +96,7 @@ def _unscaled(node: fx.Node) -> None:
 def _chain(value: Any) -> tuple[fx.Node, list[fx.Node], float] | None:
     """What is behind transpositions of a product with a number: the value, the transpositions, the number."""
     moves: list[fx.Node] = []
-    while isinstance(value, fx.Node) and _last_two(value):
+    while isinstance(value, fx.Node) and last_two(value):
         moves.insert(0, value)
         value = arguments(value)[0]
     split = factor(value, {}) if isinstance(value, fx.Node) else None
