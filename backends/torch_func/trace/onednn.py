@@ -52,9 +52,9 @@ def lowered() -> None:
     from torch._inductor.lowering import register_lowering
     from torch._inductor.select_algorithm import ExternKernelChoice
 
-    choice = ExternKernelChoice(linear, name=NAME, has_out_variant=False)
+    choice: Any = ExternKernelChoice(linear, name=NAME, has_out_variant=False)
 
-    @register_lowering(torch.ops.bilevel.linear.default, type_promotion_kind=None)  # type: ignore[untyped-decorator]
+    @register_lowering(torch.ops.bilevel.linear.default, type_promotion_kind=None)
     def lower(a: Any, b: Any) -> Any:
         a, b = ir.ExternKernel.realize_input(a), ir.ExternKernel.realize_input(b)
         layout = ir.FixedLayout(a.get_device(), a.get_dtype(), [a.get_size()[0], b.get_size()[0]])
@@ -64,8 +64,9 @@ def lowered() -> None:
 @cache
 def is_faster() -> bool:
     """Whether this is a processor with AVX-512 for which MKL has no 64-byte vectors, and torch has oneDNN."""
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkl.is_available()
-    return wide and torch.backends.mkldnn.is_available() and not _is_intel()
+    backends: Any = torch.backends
+    is_wide = backends.cpu.get_cpu_capability() == "AVX512" and backends.mkl.is_available()
+    return is_wide and backends.mkldnn.is_available() and not _is_intel()
 
 
 def _is_intel() -> bool:

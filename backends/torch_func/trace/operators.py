@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-LIBRARY = torch.library.Library("bilevel", "DEF")
+_torch: Any = torch.library  # it has no types
+LIBRARY: Any = _torch.Library("bilevel", "DEF")

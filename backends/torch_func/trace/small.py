@@ -101,9 +101,9 @@ def lowered() -> None:
     from torch._inductor.lowering import register_lowering
     from torch._inductor.select_algorithm import ExternKernelChoice
 
-    choice = ExternKernelChoice(into, name=NAME)
+    choice: Any = ExternKernelChoice(into, name=NAME)
 
-    @register_lowering(small, type_promotion_kind=None)  # type: ignore[untyped-decorator]
+    @register_lowering(small, type_promotion_kind=None)
     def lower(a: Any, b: Any, added: Any, scale: float, turn_a: bool, turn_b: bool, threads: int) -> Any:
         rows, columns = a.get_size()[-1 if turn_a else -2], b.get_size()[-2 if turn_b else -1]
         layout = ir.FixedLayout(a.get_device(), a.get_dtype(), [*a.get_size()[:-2], rows, columns])
