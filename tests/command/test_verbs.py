@@ -313,3 +313,17 @@ def test_a_plan_that_takes_longer_says_what_it_does(
 def test_a_seed_is_a_whole_number_of_64_bits(bilevel: Command, verb: str, seed: str) -> None:
     said = bilevel(verb, "tiny.bl", "--seed", seed)
     assert said.code == 2 and f"error: argument --seed: `{seed}` is " in said.err
+
+
+def test_interrupted_while_it_is_loaded_is_no_traceback() -> None:
+    python = "import signal, sys\nclass Finder:\n    def find_spec(self, name, *more):\n        if name == 'bilevel.command':\n            signal.raise_signal(signal.SIGINT)\n"
+    program = f"{python}sys.meta_path.insert(0, Finder())\nfrom bilevel.__main__ import main\nsys.exit(main())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "list"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (130, "interrupted\n")
