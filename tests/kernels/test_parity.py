@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
+from bilevel.backends.torch_func.trace import parity
 from bilevel.backends.torch_func.tree import leaves
 from tests.kernels.tools import with_kernels
 from tests.modes.products import SOLVERS, STRUCTURES, Structure, text_of
@@ -44,3 +47,31 @@ def test_every_mode_with_some_solver(place: int, structure: Structure) -> None:
     difference, names = off(compile_text(text, {name: torch.tensor(part) for name, part in structure.parts.items()}))
     assert difference < 1e-12
     assert names
+
+
+def counted(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Sums with a jump where a product of many numbers is 0, as the derivative of a rectifier has."""
+    x, weight = inputs
+    return [(x @ weight > 0).to(x.dtype) @ x]
+
+
+def jumping(near: float) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Inputs of `counted` with one product as near to 0 as this, what it gives, and that with this product across 0."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(200, 30, generator=generator), torch.randn(30, generator=generator)
+    x[7] -= (x[7] @ weight - near) / (weight @ weight) * weight
+    across = (x @ weight > 0).to(x.dtype)
+    across[7] = 1 - across[7]
+    return [x, weight], counted([x, weight]), [across @ x]
+
+
+def test_what_is_within_rounding_of_a_jump_may_be_across_it() -> None:
+    inputs, expected, found = jumping(2e-6)
+    assert parity.differences(expected, found)[0] > 1e-3
+    assert parity.worst(counted, inputs, expected, found) is None
+
+
+def test_what_is_away_from_a_jump_may_not() -> None:
+    inputs, expected, found = jumping(1e-3)
+    off = parity.worst(counted, inputs, expected, found)
+    assert off is not None and off > 1e-3
