@@ -1,19 +1,13 @@
 """What runs the graph of a kernel: its own Python text (fx), or code that Inductor compiles for it.
 
 Where the time of small networks goes, with Inductor on one core (25 networks 1-40-40-1 on 10 points, 5 steps and their
-way back as one graph, 0.86 ms): 48 products of 10 x 40 x 40 for 25 networks each, 12.5 us by MKL (63 GFLOP/s), are
-0.6 ms; the rest are passes over the weights and the calls. Tried without gain: products as multiply-and-sum (10 to 16 us
-each alone, slower in a graph), Inductor's own matrix products (no faster than MKL where their layouts are supported),
-its C++ wrapper (6% less time, twice the compile time). Longer runs go in chunks whose way back computes the activations
-of the way forth again, and reads states that no longer fit the cache.
-
-Tried for these, on one core of a busy machine, minima of both sides taken in turn: the graph of 5 steps and their way
-back, cut so that the way forth hands on its products (0.6 MB). A rectifier's way back needs one of them again, of nine,
-so that its kernel takes 0.58 in place of 0.65 ms with a warm cache; of a hypergradient that is 2 to 4% at T = 20 (4.71
-for 4.79 ms of processor time, and 4.71 for 4.89). At T = 100, where 12 MB more are kept, it was slower (32 for 25 ms).
-Runs of 10 steps: 4.57 for 4.79 ms at T = 20, and graphs of twice the size to compile. With a warm cache the kernels of
-T = 20 take 3.9 of those 4.8 ms; memory is not asked of the system again (no page faults), and the trees of arguments of
-one way back take 0.035 ms.
+way back as one graph, 0.62 ms): 43 products of 10 x 40 x 40 for 25 networks each, 4.5 to 7 us by the loop in `small.cpp`
+(12.5 by MKL, with which it was 0.86 ms), are 0.25 ms; the rest are passes over the weights and the calls. Tried without
+gain: products as multiply-and-sum, Inductor's own matrix products, its C++ wrapper (6% less time, twice the compile
+time). Longer runs go in chunks whose way back computes the activations of the way forth again, and reads states that no
+longer fit the cache. Cutting the graph of 5 steps and their way back so that the way forth hands on its products gained
+2 to 4% at T = 20 and lost at T = 100; runs of 10 steps gained 5%, for graphs of twice the size to compile (both measured
+with MKL's products, on one core).
 """
 
 from __future__ import annotations
