@@ -188,7 +188,7 @@ def _estimated(
 
 def _points(estimator: Estimator, plan: Plan, phase: str) -> Iterator[tuple[float, Plan]]:
     """The plans that are traced and what each counts; modes that keep few states grow with no fixed step."""
-    if any(isinstance(c.adjoint, Unroll) and c.adjoint.store in ("even", "binomial") for c in plan.choices.values()):
+    if any(isinstance(c.adjoint, Unroll) and c.adjoint.sparse for c in plan.choices.values()):
         if max(estimator.steps.values(), default=0) > LONGEST:
             raise Untraced(f"more than {LONGEST} steps between checkpoints; the plan has the whole step")
         yield 1.0, plan

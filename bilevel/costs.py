@@ -159,7 +159,8 @@ class Formula:
     P copies, T steps; of one copy: g work of one inner step, b of the way back through it, d of one tangent, r of a
     step both ways with its graph kept, v of one product with the linear system, G of all that is not steps; s bytes
     of a state, h of a state with the graph of its step, A of all else at the peak. n, m: outer and inner numbers;
-    K: products of the linear solver; k: its rank; R: steps that binomial checkpoints compute again.
+    K: products of the linear solver; k: its rank; R: steps that binomial checkpoints compute again. `Max` of two is
+    the larger one.
     """
 
     work: str

@@ -14,7 +14,14 @@ from typing import Any
 from torch import nn
 
 from bilevel import ir
-from bilevel.backends.torch_func.checkpoints import binomial_segments, root, segments, walk_back, walk_back_binomial
+from bilevel.backends.torch_func.checkpoints import (
+    binomial_segments,
+    falling,
+    root,
+    segments,
+    walk_back,
+    walk_back_binomial,
+)
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.binding import Parts
 from bilevel.costs import Calibration, Cost, Work
@@ -61,9 +68,11 @@ class Estimator:
     def _work(self, choices: Choices, level: ir.Level, mode: Mode) -> tuple[Work, float | None]:
         adjoint = mode.lower(level, self.facts[level.name])
         steps = self.steps.get(level.name)
-        if isinstance(adjoint, Unroll) and adjoint.store in ("even", "binomial"):
+        if isinstance(adjoint, Unroll) and adjoint.sparse:
             if steps is None:
                 raise Untraced(f"the number of steps of `{level.name}` is not known")
+            if adjoint.pulled:
+                return self._pulled(choices, level, adjoint, int(steps)), None
             return self._checkpointed(choices, level, adjoint, int(steps)), None
         plan = self._plan(choices, level, mode.title, adjoint)
         work = self._traced(plan, level, {})
@@ -87,14 +96,38 @@ class Estimator:
 
     def _checkpointed(self, choices: Choices, level: ir.Level, adjoint: Unroll, steps: int) -> Work:
         """Work of `rmd` and of the steps computed again; the peak of as many states as are alive at once."""
-        facts = self.facts[level.name]
-        plain = self._plan(choices, level, "rmd", Reverse().lower(level, facts))
-        once = self._plan(choices, level, "rmd(checkpoint = 1)", Reverse(checkpoint=1).lower(level, facts))
-        three = {level.name: 3.0}
-        forward = (1 / 3) * (self._traced(once, level, three) - self._traced(plain, level, three))
+        plain = self._plan(choices, level, "rmd", Reverse().lower(level, self.facts[level.name]))
+        forward = self._step_forth(choices, level)
         again, alive = recomputed(adjoint, steps)
         peak = self._traced(plain, level, {level.name: float(alive - 1)}).peak
         whole, extra = self._traced(plain, level, {}), float(again) * forward
+        fresh = max(peak, whole.fresh - (whole.peak - peak) + extra.fresh)  # what is not kept is not asked for
+        return replace(whole + extra, peak=peak, fresh=fresh)
+
+    def _step_forth(self, choices: Choices, level: ir.Level) -> Work:
+        """One step without a way back: what checkpoints compute again in three steps, over three."""
+        facts, three = self.facts[level.name], {level.name: 3.0}
+        plain = self._plan(choices, level, "rmd", Reverse().lower(level, facts))
+        once = self._plan(choices, level, "rmd(checkpoint = 1)", Reverse(checkpoint=1).lower(level, facts))
+        return (1 / 3) * (self._traced(once, level, three) - self._traced(plain, level, three))
+
+    def _pulled(self, choices: Choices, level: ir.Level, adjoint: Unroll, steps: int) -> Work:
+        """Work of `rmd(store = residuals)` and of every step once more; the peak of the run that holds most.
+
+        Bytes of a state and of a step's residuals are what two traced steps differ by from three.
+        """
+        facts = self.facts[level.name]
+        plain = self._plan(choices, level, "rmd", Reverse().lower(level, facts))
+        kept = self._plan(choices, level, "residuals", Reverse(store="residuals").lower(level, facts))
+        state, low, high = (
+            self._traced(plain, level, {level.name: 3.0}).peak - self._traced(plain, level, {level.name: 2.0}).peak,
+            self._traced(kept, level, {level.name: 2.0}).peak,
+            self._traced(kept, level, {level.name: 3.0}).peak,
+        )
+        peak = max(
+            (low + (n - 2) * (high - low) + held * state for held, n in held_in_runs(adjoint, steps)), default=low
+        )
+        whole, extra = self._traced(kept, level, {}), float(steps) * self._step_forth(choices, level)
         fresh = max(peak, whole.fresh - (whole.peak - peak) + extra.fresh)  # what is not kept is not asked for
         return replace(whole + extra, peak=peak, fresh=fresh)
 
@@ -249,7 +282,7 @@ class Estimator:
 
 
 def _sparse(choice: Choice) -> bool:
-    return isinstance(choice.adjoint, Unroll) and choice.adjoint.store in ("even", "binomial")
+    return isinstance(choice.adjoint, Unroll) and choice.adjoint.sparse
 
 
 def _fact(symbol: str, unit: str, value: float, origin: Origin, span: Span, names: tuple[str, ...] = ()) -> Fact:
@@ -275,6 +308,12 @@ def recomputed(adjoint: Unroll, steps: int) -> tuple[int, int]:
     (walk_back if even else walk_back_binomial)(lambda states, first, last: None, walk.advance, kept, steps, count)
     del end
     return walk.again, walk.most
+
+
+def held_in_runs(adjoint: Unroll, steps: int) -> list[tuple[int, int]]:
+    """For every run between checkpoints that keeps its residuals: states held beside its own start, and its steps."""
+    runs = falling(steps) if adjoint.checkpoints is None else segments(steps, adjoint.checkpoints)
+    return [(number, last - first) for number, (first, last) in enumerate(runs)]
 
 
 class _Walk:

@@ -200,6 +200,9 @@ def _kept(plan: Plan, level: ir.Level) -> str:
             return f"keeps the residuals of the last {window} steps{copies}"
         case Unroll(store="residuals"):
             return f"keeps the residuals of {steps} steps{copies}"
+        case Unroll(store="even", pulled=True, checkpoints=count):
+            kept = f"{count} states" if count is not None else f"2 sqrt({steps}) states"
+            return f"keeps {kept}{copies}, computes the others again with the residuals of a run of steps"
         case Unroll(store="even" | "binomial", checkpoints=count):
             return f"keeps {count if count is not None else f'sqrt({steps})'} states{copies}, computes the others again"
         case Unroll(window=int() as window):

@@ -374,6 +374,8 @@ def _resolved(mode: Mode, level: ir.Level, costs: Mapping[str, Cost], limit: Lim
     """`checkpoint = auto`: the rule with less predicted time that fits, or the root of the number of steps."""
     if not isinstance(mode, Reverse) or mode.checkpoint != "auto":
         return mode
+    if mode.store == "residuals":
+        return replace(mode, checkpoint="sqrt")
     rules: list[Mode] = [replace(mode, checkpoint="sqrt"), replace(mode, checkpoint="binomial")]
     fitting = [r for r in rules if r.title in costs and not _too_large(costs[r.title], limit)]
     return min(fitting, key=lambda r: costs[r.title].seconds or 0.0, default=rules[0])

@@ -382,7 +382,7 @@ def test_less_memory_gives_a_leaner_mode_and_then_none() -> None:
     recipe = bilevel.parse(TEXT.replace("30 steps", "400 steps"), "tiny.bl")
     program = bilevel.compile(recipe, limit="memory=1GB", calibration=reference())
     peaks = {c.title: c.cost.peak for c in program.plan.choices["adapt"].candidates if c.cost and c.cost.peak}
-    for mode in ("rmd", "rmd(checkpoint = sqrt)"):
+    for mode in ("rmd(checkpoint = sqrt, store = residuals)", "rmd(checkpoint = sqrt)"):
         limit = Limit(peaks[mode])
         made = bilevel.compile(recipe, limit=limit, calibration=reference())
         assert made.plan.choices["adapt"].mode == mode

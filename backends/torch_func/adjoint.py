@@ -20,7 +20,7 @@ from bilevel.backends.torch_func.coder import (
     pack,
     steps_text,
 )
-from bilevel.backends.torch_func.forward import checkpoint_count
+from bilevel.backends.torch_func.forward import checkpoint_count, checkpoint_runs
 from bilevel.backends.torch_func.implicit import product_functions, pullback_body
 from bilevel.backends.torch_func.steps import (
     keys,
@@ -40,7 +40,7 @@ def pullback_functions(coder: Coder, step: Step) -> list[Function]:
     level = coder.program.level(step.level)
     adjoint = coder.plan.choices[level.name].adjoint
     unroll = adjoint.inner if isinstance(adjoint, Leaping) else adjoint
-    walks = isinstance(unroll, Unroll) and unroll.store != "residuals"
+    walks = isinstance(unroll, Unroll) and unroll.store != "residuals" and not unroll.pulled
     back = [_back_function(coder, level, unroll)] if isinstance(unroll, Unroll) and walks else []
     back += _start_functions(coder, level) if isinstance(unroll, Unroll) else []
     back += product_functions(coder, level) if isinstance(adjoint, Implicit) else []
@@ -120,6 +120,8 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
             body += _over_states(coder, level, adjoint)
         case "residuals":
             body += _over_residuals(coder, level)
+        case "even" if adjoint.pulled:
+            body += _over_runs(coder, level, adjoint)
         case "even" | "binomial":
             body += _over_checkpoints(coder, level, adjoint)
     return body if cut else [*body, *_pull_start(coder, level)]
@@ -127,7 +129,7 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
 
 def _no_solver(coder: Coder, level: ir.Level, adjoint: Unroll) -> Statement:
     """The cotangent of the last solver's state: nothing reads it. A kept vjp asks for those of warm ends as well."""
-    own_state = "[0]" * (bool(carried(coder, level)) and adjoint.store != "residuals")
+    own_state = "[0]" * (bool(carried(coder, level)) and adjoint.store != "residuals" and not adjoint.pulled)
     return Assign("d_solver", f"zeros(states[-1][1]{own_state})")
 
 
@@ -221,6 +223,21 @@ def _over_checkpoints(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[St
     taken = ", most(taken)" * stopping.unrolled(coder, level)
     call = f"{walk}(back, lambda state, first, last: {advance}, states, {steps}, {count}{taken})"
     return [*keys(coder, level, steps), back, Assign("", call)]
+
+
+def _over_runs(coder: Coder, level: ir.Level, adjoint: Unroll) -> list[Statement]:
+    """Runs between checkpoints are computed again with their residuals, which `back` uses up."""
+    steps, cotangent = steps_text(coder, level), packed_cotangent(own(coder, level))
+    names, changed = targets(coder, level), _changed(coder, level)
+    left = ", ".join([cotangent, "d_solver", *(f"more_{t}" for t in names)])
+    loop: list[Statement] = [Assign(left, f"pulls.pop()(({cotangent}, d_solver))")]
+    loop += accumulate([t for t in names if f"d_{t}" in changed])
+    body = (Assign("", f"nonlocal {', '.join(changed)}"), Loop("_", "range(len(pulls))", tuple(loop)))
+    again = coder.call(f"{level.name}_again")
+    taken = ", most(taken)" * stopping.unrolled(coder, level)
+    runs = checkpoint_runs(adjoint, steps)
+    call = f"walk_back_pulled(back, lambda state, first, last: {again}, states, {runs}{taken})"
+    return [Function("back", ("pulls",), "", body), Assign("", call)]
 
 
 def _start_only(coder: Coder, level: ir.Level) -> list[str]:

@@ -2,7 +2,7 @@
 
 `advance(state, first, last)` gives the states of steps first..last, the given one first; `back(states, first, last)`
 pulls the cotangents back through steps first..last-1, given the state before each. Every function here goes back
-through each step once, from the last to the first.
+through each step once, from the last to the first; a run may also keep its residuals when it is computed again.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from bilevel.backends.torch_func.tree import leaves, tree_map
 
 State = Any
 Advance = Callable[[Any, int, int], list[Any]]
 Back = Callable[[list[Any], int, int], None]
+Again = Callable[[Any, int, int], list[Any]]
+Pulls = Callable[[list[Any]], None]
 
 
 def segments(steps: int, count: int) -> list[tuple[int, int]]:
@@ -24,6 +29,42 @@ def segments(steps: int, count: int) -> list[tuple[int, int]]:
     count = max(1, min(count, steps))
     ends = [steps * i // count for i in range(count + 1)]
     return list(pairwise(ends)) if steps else []
+
+
+def falling(steps: int) -> list[tuple[int, int]]:
+    """0..steps in runs that grow shorter, as (first, last): about r, r, r - 1, r - 1, ..., 1 steps, r the root of them.
+
+    Walked back from the last, with the state before each run given up when it is done, run number i holds i + 1 states
+    and the residuals of its own steps. Where those of a step are twice a state, no other runs hold less at the worst.
+    """
+    allowed = 1
+    while sum(_lengths(allowed)) < steps:
+        allowed += 1
+    ends = [0]
+    for length in _lengths(allowed):
+        ends.append(min(steps, ends[-1] + length))
+    return [run for run in pairwise(ends) if run[0] < run[1]]
+
+
+def _lengths(allowed: int) -> list[int]:
+    """The longest runs, first to last, of which each holds at most so many states, two for each of its steps."""
+    return [(allowed - number) // 2 for number in range(allowed)]
+
+
+def together(state: State) -> State:
+    """A copy of a state whose tensors of one dtype are one block of memory.
+
+    What is kept for long, array by array among what is soon freed, leaves gaps that larger arrays do not fit into.
+    """
+    flat: dict[torch.dtype, list[Tensor]] = {}
+    for leaf in leaves(state):
+        flat.setdefault(leaf.dtype, []).append(leaf.reshape(-1))
+    blocks = {kind: iter(torch.split(torch.cat(some), [t.numel() for t in some])) for kind, some in flat.items()}
+
+    def block(leaf: Any) -> Any:
+        return next(blocks[leaf.dtype]).reshape(leaf.shape) if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(block, state)
 
 
 def root(steps: int) -> int:
@@ -48,6 +89,25 @@ def walk_back(
         if last <= first:
             continue
         back(advance(kept[number], first, last)[:-1], first, last)  # no name: its states go before the next are made
+
+
+def walk_back_pulled(
+    back: Pulls, again: Again, states: list[State], runs: list[tuple[int, int]], taken: int | None = None
+) -> None:
+    """From the states before each run, which are given up with it; the last entry of `states` stays.
+
+    `again(state, first, last)` gives the vjp of each step of a run, which is computed once more, and `back` uses them
+    up from the last. Memory: the states before the run, and the residuals of its steps. `taken` as `walk_back`.
+    """
+    kept = states[:-1]
+    del states[:-1]
+    for first, end in reversed(runs[: len(kept)]):
+        last = end if taken is None else min(end, taken)
+        state = kept.pop()
+        if first < last:
+            pulls = again(state, first, last)
+            del state
+            back(pulls)
 
 
 def reach(snapshots: int, repeats: int) -> int:

@@ -69,6 +69,9 @@ def _by_steps(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
             move = move_function(coder, level)
             run = [] if tested else [run_function(coder, level)]
             return [*run, move, _pulled_move(coder, level), _with_residuals(coder, level, step)]
+        case Unroll(store="even", pulled=True) as adjoint:
+            pulls = [move_function(coder, level), _pulled_move(coder, level), _again_function(coder, level)]
+            return [*advance_functions(coder, level), *pulls, _with_checkpoints(coder, level, step, adjoint)]
         case Unroll(store="even" | "binomial") as adjoint:
             return [*advance_functions(coder, level), _with_checkpoints(coder, level, step, adjoint)]
         case Leaping() as leap:
@@ -248,13 +251,21 @@ def _pulled_move(coder: Coder, level: ir.Level) -> Function:
     return dataclasses.replace(function, pulled=True)
 
 
+def _pulled_call(coder: Coder, level: ir.Level) -> str:
+    """One whole step with its vjp, as text."""
+    x = pack(own(coder, level))
+    variables = {own(coder, level)[0] if len(own(coder, level)) == 1 else "variables": x}
+    count = f"counted({count_text(coder, level)})"
+    return coder.call(f"{level.name}_pulled", **variables, solver=slot(coder, level), key="step_key", count=count)
+
+
 def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
     """Every step is kept as its vjp, with all that it needs: more memory, and nothing is computed again."""
     x, held = pack(own(coder, level)), slot(coder, level)
-    variables = {own(coder, level)[0] if len(own(coder, level)) == 1 else "variables": x}
-    count = f"counted({count_text(coder, level)})"
-    call = coder.call(f"{level.name}_pulled", **variables, solver=held, key="step_key", count=count)
-    kept = (Assign(f"({x}, {held}), pull", call), Assign("", f"states.append(({x}, {held}, pull))"))
+    kept = (
+        Assign(f"({x}, {held}), pull", _pulled_call(coder, level)),
+        Assign("", f"states.append(({x}, {held}, pull))"),
+    )
     body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]")]
     steps = steps_text(coder, level)
     adjoint = coder.plan.choices[level.name].adjoint
@@ -323,6 +334,23 @@ def advance_functions(coder: Coder, level: ir.Level) -> list[Function]:
     return [run, coder.function(f"{level.name}_advance", parameters, doc, [*body, Return("states")], None)]
 
 
+def _again_function(coder: Coder, level: ir.Level) -> Function:
+    """The steps first..last-1 once more, each kept as its vjp with all that it needs."""
+    x, held = pack(own(coder, level)), slot(coder, level)
+    kept: list[Statement] = [
+        *[stopping.MASK] * stopping.unrolled(coder, level),
+        Assign(f"({x}, {held}), pull", _pulled_call(coder, level)),
+        Assign("", "pulls.append(pull)"),
+    ]
+    loop = each_step(coder, level, "range(first, last)", [*step_body(coder, level), *kept])
+    body: list[Statement] = [Assign(f"{x}, {held}", "state"), Assign("pulls", "[]"), *keys(coder, level, "last"), loop]
+    inner = level_parameters(coder, level, ["draw", "gradient", "update"])
+    inner += [*targets(coder, level), *(coder.writer.name(a) for a in draws.axis_values(coder.program, level.batched))]
+    parameters = ["state", "first", "last", "taken", *(p for p in inner if p != "state")]
+    doc = f"The vjps of the steps of {level.name} from step first on, before step last, each with all that it needs."
+    return coder.function(f"{level.name}_again", parameters, doc, [*body, Return("pulls")], None)
+
+
 def checkpoint_count(adjoint: Unroll, steps: str) -> str:
     """The number of checkpoints, as text."""
     return str(adjoint.checkpoints) if adjoint.checkpoints is not None else f"root({steps})"
@@ -330,6 +358,8 @@ def checkpoint_count(adjoint: Unroll, steps: str) -> str:
 
 def checkpoint_runs(adjoint: Unroll, steps: str) -> str:
     """The runs of steps between checkpoints, as text."""
+    if adjoint.pulled and adjoint.checkpoints is None:
+        return f"falling({steps})"
     count = checkpoint_count(adjoint, steps)
     return f"segments({steps}, {count})" if adjoint.store == "even" else f"binomial_segments({steps}, {count})"
 
@@ -341,8 +371,9 @@ def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll
         return _with_checkpoints_tested(coder, level, step, adjoint)
     steps = steps_text(coder, level)
     advance = coder.call(f"{level.name}_advance", state=f"({x}, {held})", keep="False")
+    state = f"together(({x}, {held}))" if adjoint.pulled and not carried(coder, level) else f"({x}, {held})"
     loop: tuple[Statement, ...] = (
-        Assign("", f"kept.append(({x}, {held}))"),
+        Assign("", f"kept.append({state})"),
         Assign(f"{x}, {held}", f"{advance}[-1]"),
     )
     body: list[Statement] = [*begin(coder, level, x), Assign("kept", "[]")]

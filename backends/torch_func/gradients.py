@@ -234,7 +234,7 @@ def _pull(coder: Coder, inner: ir.Level, have: set[str]) -> list[Statement]:
     more = [f"more_{t}" if f"d_{t}" in have else f"d_{t}" for t in targets]
     if own_lists(coder, inner):
         return _pull_listed(coder, inner, have, targets)
-    call = coder.call(f"{inner.name}_pullback", key=f'fold(key, "{inner.name}")', states=f"{inner.name}_states")
+    call = coder.call(f"{inner.name}_pullback", key=f'fold(key, "{inner.name}")', states=_states(coder, inner))
     implicit = isinstance(coder.plan.choices[inner.name].adjoint, Implicit)
     lines: list[Statement] = [Assign(", ".join([*more, *([f"{inner.name}_residual"] * implicit)]), call)]
     for target, extra in zip(targets, more, strict=True):
@@ -266,6 +266,13 @@ def _pull_started(coder: Coder, inner: ir.Level, have: set[str]) -> list[Stateme
     return lines
 
 
+def _states(coder: Coder, inner: ir.Level) -> str:
+    """The states of a level inside, as text; where it is pulled back more than once, a list that may be used up."""
+    states = f"{inner.name}_states"
+    again = conflicting(coder.program.level(inner.parent or "")) is not None
+    return f"list({states})" if again else states
+
+
 def _pull_listed(coder: Coder, inner: ir.Level, have: set[str], targets: list[str]) -> list[Statement]:
     """The same for a level solved once for each element of some lists: contributions are summed.
 
@@ -274,7 +281,7 @@ def _pull_listed(coder: Coder, inner: ir.Level, have: set[str], targets: list[st
     pullback, states = f"{inner.name}_pullback", f"{inner.name}_states"
     lists = own_lists(coder, inner)
     key = list_key(f'fold(key, "{inner.name}")', lists)
-    call = coder.call(pullback, key=key, states=states)
+    call = coder.call(pullback, key=key, states=_states(coder, inner))
     names = [coder.writer.name(f"@{n}" if coder.plan.facts[inner.name].iterates else n) for n in inner.names]
     more = {states: inner.copies} | {f"d_{n}": inner.copies for n in names}
     text = per_element(coder, inner, call, pullback, more=more)

@@ -16,6 +16,7 @@ MODES: tuple[Mode, ...] = (
     Reverse(checkpoint="sqrt"),
     Reverse(checkpoint="binomial"),
     Reverse(store="residuals"),
+    Reverse(checkpoint="sqrt", store="residuals"),
     ForwardMode(),
     ImplicitMode(),
     ClosedForm(),

@@ -58,8 +58,9 @@ class Unroll:
     the gradient, `none` holds the gradient constant. `gradient`: where the update's vjp takes the value of the
     gradient from: computed `again`, `kept` from the forward pass, or `unused` because the update is linear in it.
     `store`: all `iterates`, the `residuals` of every step, or states at evenly spread or binomial checkpoints, their
-    number in `checkpoints` (None: the root of the number of steps). `window`: only the last so many steps;
-    with `update` every so many steps, each time followed by a step of the outer solver.
+    number in `checkpoints` (None: by the number of steps). `pulled`: a run between checkpoints keeps its residuals when
+    it is computed again. `window`: only the last so many steps; with `update` every so many steps, each time followed
+    by a step of the outer solver.
     """
 
     product: Literal["mixed", "reverse", "none"]
@@ -68,6 +69,12 @@ class Unroll:
     checkpoints: int | None = None
     window: int | None = None
     update: bool = False
+    pulled: bool = False
+
+    @property
+    def sparse(self) -> bool:
+        """Whether steps are computed again from checkpoints."""
+        return self.store in ("even", "binomial")
 
 
 @dataclass(frozen=True, slots=True)

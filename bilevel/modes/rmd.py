@@ -22,7 +22,9 @@ class Reverse:
 
     `order = 1` holds the gradient inside each step constant (first-order MAML). `window` carries derivatives
     through the last so many steps only. `checkpoint` keeps so many states, evenly spread (`sqrt`: the root of the
-    number of steps), or by the binomial rule; `update = each` steps the outer solver after every window; `store = residuals` keeps all that the adjoint needs of every step.
+    number of steps), or by the binomial rule; `update = each` steps the outer solver after every window;
+    `store = residuals` keeps all that the adjoint needs of every step, and with `checkpoint` of the run of steps between
+    two checkpoints that is just walked back.
     """
 
     order: Literal[1, 2] = 2
@@ -82,10 +84,15 @@ class Reverse:
         sparse = self.checkpoint is not None
         if sparse and facts.iterates:
             return Verdict(False, "path", "the objective reads iterates, and these options do not keep them all")
-        if self.checkpoint is not None and (self.store == "residuals" or self.order == 1 or self.window is not None):
-            return Verdict(False, "semantics", "`checkpoint` goes with no other option")
+        if self.checkpoint is not None and (self.order == 1 or self.window is not None):
+            return Verdict(False, "semantics", "`checkpoint` goes with no other option but `store`")
+        if self.checkpoint == "binomial" and self.store == "residuals":
+            why = "binomial checkpoints walk back one step at a time, of which residuals save nothing"
+            return Verdict(False, "semantics", why)
         if self.store == "residuals" and self.order == 1:
-            return Verdict(False, "semantics", "`store = residuals` goes with no other option but `window`")
+            return Verdict(
+                False, "semantics", "`store = residuals` goes with no other option but `window` or `checkpoint`"
+            )
         if self.store == "residuals" and self.window is not None and facts.iterates:
             return Verdict(False, "path", "the objective reads iterates, and these options do not keep them all")
         return Verdict(True)
@@ -97,6 +104,10 @@ class Reverse:
         return "biased" if self.order == 1 or cut or tests_gradient(level) else "exact"
 
     def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
+        if self.store == "residuals" and isinstance(self.checkpoint, int):
+            return Formula("P*(T*(g + r) + G)", f"P*({self.checkpoint}*s + T/{self.checkpoint}*h + A)")
+        if self.store == "residuals" and self.checkpoint is not None:
+            return Formula("P*(T*(g + r) + G)", "P*(sqrt(T)*Max(h, 2*s) + A)")
         match self.checkpoint:
             case "binomial":
                 return Formula("P*((T + R)*g + T*b + G)", "P*(sqrt(T)*s + A)")
@@ -131,7 +142,8 @@ class Reverse:
         product: Literal["mixed", "reverse"] = (
             "mixed" if facts.symmetric and facts.forward is None and not _restricted(level) else "reverse"
         )
-        return Unroll(product, "again" if needs_value else "unused", store, count, window, self.update)
+        pulled = self.checkpoint is not None and self.store == "residuals"
+        return Unroll(product, "again" if needs_value else "unused", store, count, window, self.update, pulled)
 
 
 def steps_of(level: ir.Level) -> float:

@@ -207,3 +207,49 @@ def test_what_is_added_to_a_product_stays_beside_it_for_a_compiler() -> None:
         assert float((found - expected).norm()) <= 1e-14 * float(expected.norm())
     assert any(node.target is aten.addmm.default for node in traced.module.graph.nodes)
     assert apart(module) is module
+
+
+def test_what_is_filled_like_an_array_does_not_compute_it() -> None:
+    """A gradient begins with one like the loss: the loss itself is not computed for that."""
+    found = rewritten(grad(lambda w: (torch.exp(w) ** 2).sum()), A)
+    assert found["sum.default"] == 0 and found["exp.default"] == 1
+
+
+def test_powers_of_one_and_of_none_are_no_powers() -> None:
+    found = rewritten(lambda w: w.pow(1.0) * torch.pow(w, 0.0) + 1, A)
+    assert found == {"add.Tensor": 1}
+
+
+def test_numbers_come_out_of_products() -> None:
+    b = random(BATCH, ROWS, INNER, seed=3)
+    assert rewritten(lambda a, b: (a * 0.5) * (b * 2.0), A, b) == {"mul.Tensor": 1}
+    assert rewritten(lambda a, b: ((a * 0.3) * b) * 7.0, A, b) == {"mul.Tensor": 2}
+    kept = rewritten(lambda a, b: (a * 0.5, (a * 0.5) * (b * 0.25)), A, b)
+    assert kept["mul.Tensor"] == 3
+
+
+def test_sums_of_products_are_one_operator() -> None:
+    b, c = random(BATCH, ROWS, INNER, seed=3), random(BATCH, ROWS, INNER, seed=4)
+    assert rewritten(lambda a, b: a - 0.05 * b, A, b) == {"add.Tensor": 1}
+    assert rewritten(lambda a, b, c: a + b * c, A, b, c) == {"addcmul.default": 1}
+    assert rewritten(lambda a, b, c: a - 0.1 * (b * c), A, b, c) == {"addcmul.default": 1}
+    assert rewritten(lambda a, b, c: (b * c) - a, A, b, c)["addcmul.default"] == 0  # its sign would cost a pass
+    assert rewritten(lambda a, b: a[0] + 0.1 * b, A, b) == {"select.int": 1, "mul.Tensor": 1, "add.Tensor": 1}
+
+
+def test_a_product_read_twice_is_computed_once() -> None:
+    b = random(BATCH, ROWS, INNER, seed=3)
+
+    def f(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        product = a * b
+        return a + product, torch.tanh(product)
+
+    assert rewritten(f, A, b) == {"mul.Tensor": 1, "add.Tensor": 1, "tanh.default": 1}
+
+
+def test_a_sum_beside_a_matrix_product_keeps_its_number_apart() -> None:
+    """Inductor makes `addmm` of a sum with a product, and forgets the number that the sum has."""
+    found = rewritten(
+        lambda a, x, y: a + 0.1 * (x @ y), random(ROWS, COLUMNS), random(ROWS, INNER), random(INNER, COLUMNS)
+    )
+    assert found["mm.default"] == 1 and found["mul.Tensor"] == 1

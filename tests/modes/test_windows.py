@@ -205,6 +205,9 @@ schedule { second : rmd(window = 2, update = each) }"""
     [
         ("(w@2 - 1)^2", "rmd(window = 3, store = residuals)", "reads iterates"),
         ("(w - 1)^2", "rmd(order = 1, store = residuals)", "goes with no other option but `window`"),
+        ("(w@2 - 1)^2", "rmd(checkpoint = 2, store = residuals)", "reads iterates"),
+        ("(w - 1)^2", "rmd(checkpoint = 2, window = 3, store = residuals)", "goes with no other option but `store`"),
+        ("(w - 1)^2", "rmd(checkpoint = binomial, store = residuals)", "one step at a time"),
     ],
 )
 def test_residuals_of_a_window_are_refused_where_they_do_not_suffice(objective: str, mode: str, why: str) -> None:

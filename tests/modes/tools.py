@@ -21,6 +21,8 @@ STORES = (
     "rmd(checkpoint = binomial)",
     "rmd(checkpoint = auto)",
     "rmd(store = residuals)",
+    "rmd(checkpoint = 3, store = residuals)",
+    "rmd(checkpoint = sqrt, store = residuals)",
     "fmd",
 )
 

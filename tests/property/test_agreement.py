@@ -18,7 +18,13 @@ from bilevel.plan import Plan
 from tests.backends.agreement import by_name, compared, relative
 from tests.zoo.compiled import Compiled, build, compile_text, plan_text
 
-MODES = ("fmd", "rmd(checkpoint = 2)", "rmd(checkpoint = binomial)", "rmd(store = residuals)")
+MODES = (
+    "fmd",
+    "rmd(checkpoint = 2)",
+    "rmd(checkpoint = binomial)",
+    "rmd(store = residuals)",
+    "rmd(checkpoint = sqrt, store = residuals)",
+)
 TOLERANCE = 1e-9
 NAMES = ("x", "y", "z")
 

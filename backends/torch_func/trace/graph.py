@@ -18,6 +18,7 @@ from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
 from bilevel.backends.torch_func.trace.channels import by_channel
 from bilevel.backends.torch_func.trace.convolutions import faster_convolutions
+from bilevel.backends.torch_func.trace.fused import fused
 from bilevel.backends.torch_func.trace.joins import rejoined
 from bilevel.backends.torch_func.trace.layouts import channels_last, has_images
 from bilevel.backends.torch_func.trace.nodes import tensor_of
@@ -114,6 +115,7 @@ def _reduced(module: fx.GraphModule, form: Any) -> Traced:
     if has_images(module):
         for change in (faster_convolutions, pooled_first, written_out, by_channel, channels_last):
             module = _once(change(module))
+    module = fused(module)
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     output = next(node for node in graph.nodes if node.op == "output")

@@ -1,11 +1,13 @@
 """A step and the way back through it as one graph, cut in two: what needs no cotangent runs with the step.
 
 The first half gives the step's results and what the second one reads of it (its residuals); the second gives
-cotangents. Nothing is computed twice but what costs nothing: views and arrays of one number.
+cotangents. Of all ways to cut the one that keeps the fewest bytes is taken. What costs a pass over memory at most may be
+computed again for that; products, reductions and transcendental functions never are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bilevel.backends.torch_func.trace.cuts import least_cut
 from bilevel.backends.torch_func.trace.graph import Traced
-from bilevel.backends.torch_func.trace.nodes import aten
+from bilevel.backends.torch_func.trace.nodes import aten, tensor_of
 from bilevel.backends.torch_func.trace.signature import Slot, filled, mapped
 from bilevel.backends.torch_func.trace.simplify import FILLED, SAME, SHAPED
 
 MOVES = (aten.t.default, aten.transpose.int, aten.permute.default, aten.unsqueeze.default, aten.squeeze.dim)
-FREE = (*SAME, *SHAPED, *MOVES, *FILLED)
-"""what the second half makes again rather than keeps"""
+FREE = (*SAME, *SHAPED, *MOVES, *FILLED, aten.full.default)
+"""views, and arrays of one number: what the second half makes again rather than keeps"""
+CHEAP = frozenset(
+    (
+        *(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar, aten.neg.default),
+        *(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.reciprocal.default),
+        *(aten.addcmul.default, aten.addcdiv.default, aten.abs.default, aten.sign.default, aten.relu.default),
+        *(aten.gt.Scalar, aten.ge.Scalar, aten.lt.Scalar, aten.le.Scalar, aten.eq.Scalar, aten.ne.Scalar),
+        *(aten.gt.Tensor, aten.ge.Tensor, aten.lt.Tensor, aten.le.Tensor, aten.eq.Tensor, aten.ne.Tensor),
+        *(aten.where.self, aten.logical_and.default, aten.logical_not.default, aten.maximum.default),
+        *(aten.minimum.default, aten.clamp.default, aten.clamp_min.default, aten._to_copy.default, aten.clone.default),
+        *(aten.tanh_backward.default, aten.sigmoid_backward.default, aten.threshold_backward.default),
+    )
+)
+"""one pass over arrays: what may be computed again"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +65,7 @@ def halves(traced: Traced, first: int) -> tuple[Half, Half]:
     forms = [_from_zero(form) for form in traced.form]
     sources = [traced.sources[: forms[0][1]], traced.sources[forms[0][1] :]]
     outputs = [[computed[place] for given, place in some if not given] for some in sources]
-    kept = [n for n in nodes if n in _read(outputs[1], lambda n: n in late or n.target in FREE) and _is_kept(n, late)]
+    kept = _fewest(nodes, late, outputs)
     found = []
     for form, some, inputs, results in zip(forms, sources, ([], kept), ([*outputs[0], *kept], outputs[1]), strict=True):
         module, read = _part(traced.module, inputs, results)
@@ -100,8 +116,28 @@ def _depending(nodes: Sequence[fx.Node], first: set[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _is_kept(node: fx.Node, late: set[fx.Node]) -> bool:
-    return node.op == "call_function" and node not in late and node.target not in FREE
+def _fewest(nodes: Sequence[fx.Node], late: set[fx.Node], outputs: Sequence[Sequence[fx.Node]]) -> list[fx.Node]:
+    """The values of fewest bytes from which all that depends on the cotangent can be computed, in order: a least cut.
+
+    Its sources are what must not be computed again, its sinks what the second half reads; inputs cost nothing. Of equal
+    cuts the one nearest to the cotangent is taken, after which least is computed again.
+    """
+    needed = _read(outputs[1], lambda _: True)
+    early = [node for node in nodes if node.op == "call_function" and node in needed and node not in late]
+    widths = {node: 0.0 if node in outputs[0] else _width(node) for node in early}
+    found = least_cut(
+        widths,
+        [(before, node) for node in early for before in node.all_input_nodes if before in widths],
+        [node for node in early if node.target not in FREE and node.target not in CHEAP],
+        [node for node in early if node in outputs[1] or not late.isdisjoint(node.users)],
+    )
+    return [node for node in early if node in found]
+
+
+def _width(node: fx.Node) -> float:
+    """The bytes of a value; infinitely many where it is a view, or no array that can be handed on."""
+    value = tensor_of(node)
+    return math.inf if value is None or node.target in FREE else float(value.numel() * value.element_size())
 
 
 def _read(outputs: Sequence[fx.Node], passes: Callable[[fx.Node], bool]) -> set[fx.Node]:

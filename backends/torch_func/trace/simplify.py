@@ -22,6 +22,11 @@ FILLED = {
     **dict.fromkeys((aten._efficientzerotensor.default, aten._new_zeros_with_same_feature_meta.default), 0.0),
     **dict.fromkeys((aten.ones.default, aten.ones_like.default, aten.new_ones.default), 1.0),
 }
+LIKE = (
+    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
+    *(aten.new_zeros.default, aten.new_ones.default, aten._new_zeros_with_same_feature_meta.default),
+)
+"""filled, and read another array for its shape alone"""
 MOVED = (
     *SAME,
     *SHAPED,
@@ -39,6 +44,7 @@ MOVED = (
 SUMS = (aten.sum.default, aten.sum.dim_IntList)
 MULTIPLIED = (aten.mul.Tensor, aten.mul.Scalar)
 DIVIDED = (aten.div.Tensor, aten.div.Scalar)
+POWERS = aten.pow.Tensor_Scalar
 MATRICES = (aten.mm.default, aten.bmm.default)
 
 
@@ -50,6 +56,8 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
             continue
         number = _number(node, known)
         if number is not None:
+            if _shaped_alone(node, number, known):
+                continue
             known[node] = number
         same = _replacement(node, known)
         if same is not None and alike(same, node):
@@ -67,6 +75,17 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
+def _shaped_alone(node: fx.Node, number: float, known: dict[fx.Node, float]) -> bool:
+    """Whether an array filled like another became one of its shape: that other would be computed for its shape."""
+    value = tensor_of(node)
+    if node.target not in LIKE or value is None or not value.is_contiguous() or not isfinite(number):
+        return False
+    filled = insert(node, aten.full.default, list(value.shape), number, dtype=value.dtype, device=value.device)
+    known[filled] = number
+    replace(node, filled)
+    return True
+
+
 def _number(node: fx.Node, known: dict[fx.Node, float]) -> float | None:
     """The number that all entries of a real array are known to be."""
     value = tensor_of(node)
@@ -74,6 +93,8 @@ def _number(node: fx.Node, known: dict[fx.Node, float]) -> float | None:
         return None
     if node.target in FILLED:
         return FILLED[node.target]
+    if node.target is POWERS and arguments(node)[1] == 0:
+        return 1.0
     if node.target in (aten.full.default, aten.full_like.default):
         filled = arguments(node)[1]
         return float(filled) if isinstance(filled, int | float) else None
@@ -129,6 +150,8 @@ def _replacement(node: fx.Node, known: dict[fx.Node, float]) -> fx.Node | None:
         return _node(first)
     if node.target is aten.copy.default and known.get(first, 1.0) == 0:
         return _node(second)
+    if node.target is POWERS and second == 1:
+        return _node(first)
     if node.target in (*MULTIPLIED, *DIVIDED) and _constant(second, known) == 1:
         return _node(first)
     if node.target in MULTIPLIED and _constant(first, known) == 1:
@@ -141,18 +164,51 @@ def _replacement(node: fx.Node, known: dict[fx.Node, float]) -> fx.Node | None:
 
 
 def _scaled(node: fx.Node, known: dict[fx.Node, float]) -> None:
-    """A product with an array of one number, and a product of a product with numbers, as one product with a number."""
-    split = factor(node, known)
+    """A product with an array of one number, and a product of products with numbers, as one product with a number."""
+    split = factor(node, known) or _both_scaled(node, known)
     if split is None:
         return
     value, number = split
-    inner = factor(value, known)
+    inner = factor(value, known) or _scaled_once(value, known)
     while inner is not None and same_shape(inner[0], node):
         value, number = inner[0], number * inner[1]
-        inner = factor(value, known)
+        inner = factor(value, known) or _scaled_once(value, known)
     if arguments(node) == (value, number) or not alike(value, node) or not isfinite(number):
         return
-    replace(node, insert(node, aten.mul.Tensor, value, number))
+    replace(node, value if number == 1 else insert(node, aten.mul.Tensor, value, number))
+
+
+def _both_scaled(node: fx.Node, known: dict[fx.Node, float]) -> tuple[fx.Node, float] | None:
+    """(a * c) * (b * d) as a * b and c * d."""
+    splits = _factors(node, known)
+    return _product(node, splits) if all(number is not None for _, number in splits) else None
+
+
+def _scaled_once(node: fx.Node, known: dict[fx.Node, float]) -> tuple[fx.Node, float] | None:
+    """(a * c) * b as a * b and c, for a product that only the product with a number around it reads."""
+    splits = _factors(node, known)
+    return _product(node, splits) if len(node.users) == 1 and any(number is not None for _, number in splits) else None
+
+
+def _factors(node: fx.Node, known: dict[fx.Node, float]) -> list[tuple[fx.Node, float | None]]:
+    """Both factors of a product of arrays, each with the number that it was multiplied with; none of anything else."""
+    given = arguments(node)
+    if node.op != "call_function" or node.target not in MULTIPLIED or node.kwargs or not _is_real(node):
+        return [(node, None)]
+    if not all(isinstance(value, fx.Node) and same_shape(value, node) and value not in known for value in given):
+        return [(node, None)]
+    splits = [factor(value, known) for value in given]
+    return [
+        split if split is not None and alike(split[0], value) else (value, None)
+        for split, value in zip(splits, given, strict=True)
+    ]
+
+
+def _product(node: fx.Node, splits: list[tuple[fx.Node, float | None]]) -> tuple[fx.Node, float]:
+    """The product without the numbers, and the product of these."""
+    (first, left), (second, right) = splits
+    number = (1.0 if left is None else left) * (1.0 if right is None else right)
+    return insert(node, aten.mul.Tensor, first, second), number
 
 
 def factor(node: fx.Node, known: dict[fx.Node, float]) -> tuple[fx.Node, float] | None:
