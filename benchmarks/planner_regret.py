@@ -1,6 +1,6 @@
 """Whether the planner is right: every admissible exact mode measured on a grid of problems.
 
-    python -m benchmarks.planner_regret [--quick] [--only TEXT] [--calibration reference] [--resume] [--json FILE]
+    python -m benchmarks.planner_regret [--quick] [--only TEXT] [--calibration reference] [--compile fx] [--resume] [--json FILE]
 
 For each problem the modes that the plan admits are run (those predicted above 60 seconds, which `--longest` changes, or
 above twice the memory limit, are not) in rounds, each mode once a round, so that a slower minute of the machine is met
@@ -10,7 +10,7 @@ predicted and measured times within one problem (tau-b). *tau of pairs told apar
 measured interquartile ranges do not overlap: (in order - out of order) / both. Targets: regret at most 1.15 in 90 % of
 the problems and never above 2, also under limits on memory that the mode chosen without them does not fit; tau 0.8 in
 the mean; predicted peaks within 25 % of the measured in 90 % of all modes.
-Functions run as they are, without kernels, which the predicted times know nothing of.
+Functions run as they are, or with `--compile` by kernels of one kind, which times are predicted for then.
 The file is written after every problem; `--resume` leaves out those that are in it. Run it on a quiet machine.
 """
 
@@ -36,9 +36,11 @@ from benchmarks.live_bytes import peak_bytes
 from benchmarks.machine import machine
 from benchmarks.planner_cells import Cell, cells
 from bilevel.backends.torch_func.keyed import make_key
+from bilevel.backends.torch_func.trace.compilers import KINDS, Kind
 from bilevel.costs import Calibration, current, reference
 from bilevel.limits import Limit
 from bilevel.plan import Candidate
+from bilevel.table import TIMES
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "process": time.process_time}
@@ -142,16 +144,21 @@ def _agreement(one: Measured, other: Measured) -> float | None:
 
 
 def judge(
-    cell: Cell, limit: Limit, calibration: Calibration, longest: float = LONGEST, clock: Clock = time.perf_counter
+    cell: Cell,
+    limit: Limit,
+    calibration: Calibration,
+    longest: float = LONGEST,
+    clock: Clock = time.perf_counter,
+    kernels: Kind = "none",
 ) -> Judged:
     """All admissible exact modes of one problem, the chosen one among them."""
     recipe = bilevel.parse(cell.text, f"{cell.name}.bl")
-    program = bilevel.compile(recipe, limit=limit, calibration=calibration)
+    program = bilevel.compile(recipe, limit=limit, calibration=calibration, compile=kernels)
     (choice,) = program.explained.choices.values()
     taken = program.plan.choices[choice.level].mode
     wanted = [one for one in choice.candidates if one.exactness == "exact" and one.verdict.ok]
     rows = [_row(one, taken, limit, longest) for one in wanted]
-    works = [_work(recipe, choice.level, row.mode) for row in rows if not row.skipped]
+    works = [_work(recipe, choice.level, row.mode, kernels) for row in rows if not row.skipped]
     with torch.no_grad():
         times = iter(timed(works, clock))
         peaks = iter([float(peak_bytes(work)) for work in works])
@@ -170,9 +177,9 @@ def _row(one: Candidate, taken: str, limit: Limit, longest: float) -> Measured:
     return Measured(one.title, one.title == taken, seconds, peak, skipped=skipped, work=work)
 
 
-def _work(recipe: Any, level: str, mode: str) -> Callable[[], object]:
+def _work(recipe: Any, level: str, mode: str, kernels: Kind) -> Callable[[], object]:
     """One hypergradient of the outermost level with a level differentiated by `mode`."""
-    phase = bilevel.compile(recipe, decided={level: mode}, compile="none").phases[-1]
+    phase = bilevel.compile(recipe, decided={level: mode}, compile=kernels).phases[-1]
     key = make_key(0)
     state = phase.begin(key)
     return lambda: phase.hypergradient(state, key)
@@ -277,12 +284,13 @@ def said(figures: dict[str, float | int]) -> str:
     )
 
 
-def markdown(found: Sequence[Judged]) -> Iterator[str]:
+def markdown(found: Sequence[Judged], kernels: Kind = "none") -> Iterator[str]:
     """The figures, then a row for each problem: the chosen mode, predicted and measured, and how it compares."""
     found_here = machine()
     yield from ("# The planner against the clock", "")
     yield "Written by `python -m benchmarks.planner_regret`, whose help says what the words mean. Every problem in"
-    yield "`planner_cells.py` was run with every exact mode that its plan admits, without kernels."
+    yield f"`planner_cells.py` was run with every exact mode that its plan admits; predicted and run: {TIMES[kernels]}."
+    yield "A level that stops by itself is predicted at the most steps that it may take, so its times are `at most`."
     yield from (
         "",
         f"{found_here['processor']}, {found_here['system']}, torch {torch.__version__}, {found_here['date']}.",
@@ -299,7 +307,7 @@ def markdown(found: Sequence[Judged]) -> Iterator[str]:
             f"{one.kind}: {one.name}",
             f"{len(one.run)} of {len(one.modes)}",
             chosen.mode,
-            _ms(chosen.seconds_predicted),
+            f"{'at most ' * (one.kind == 'until')}{_ms(chosen.seconds_predicted)}",
             _ms(chosen.seconds),
             "-" if fastest is None else fastest.mode,
             "-" if one.regret is None else f"{one.regret:.2f}",
@@ -338,7 +346,9 @@ def plot(found: Sequence[Judged], path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
-def content(found: Sequence[Judged], calibration: Calibration, threads: int) -> dict[str, object]:
+def content(
+    found: Sequence[Judged], calibration: Calibration, threads: int, kernels: Kind = "none"
+) -> dict[str, object]:
     """What the file holds: figures, problems with modes, and what they were measured with."""
     problems = [{**asdict(one), "regret": one.regret, "tau": one.tau, "tau_apart": one.tau_apart} for one in found]
     return {
@@ -346,17 +356,18 @@ def content(found: Sequence[Judged], calibration: Calibration, threads: int) -> 
         "problems": problems,
         "calibration": {**calibration.to_json(), "hash": calibration.identity},
         "threads": threads,
+        "kernels": kernels,
         "torch": torch.__version__,
     }
 
 
-def resumed(path: Path, calibration: Calibration, threads: int) -> list[Judged]:
-    """The problems of a file that was measured with the same calibration, threads and torch; none where it was not."""
+def resumed(path: Path, calibration: Calibration, threads: int, kernels: Kind = "none") -> list[Judged]:
+    """The problems of a file that was measured with the same calibration, threads, kernels and torch, or none."""
     if not path.exists():
         return []
     held = json.loads(path.read_text("utf-8"))
-    same = (calibration.identity, threads, torch.__version__)
-    if (held["calibration"]["hash"], held["threads"], held["torch"]) != same:
+    same = (calibration.identity, threads, kernels, torch.__version__)
+    if (held["calibration"]["hash"], held["threads"], held.get("kernels", "none"), held["torch"]) != same:
         return []
     return [_judged(one) for one in held["problems"]]
 
@@ -374,6 +385,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=8e9, help="limit in bytes (8e9)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--longest", type=float, default=LONGEST, help="predicted seconds of a mode that is run (60)")
+    parser.add_argument("--compile", choices=KINDS, default="none", help="kernels, as in `bilevel run` (none)")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--resume", action="store_true", help="keep what the file holds already")
     parser.add_argument("--json", type=Path, default=Path("planner_regret.json"))
@@ -382,18 +394,20 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     calibration = reference() if given.calibration == "reference" else current()
-    found = resumed(given.json, calibration, given.threads) if given.resume else []
+    found = resumed(given.json, calibration, given.threads, given.compile) if given.resume else []
     known = {one.name for one in found}
     began = time.perf_counter()
     for cell in cells(given.quick):
         if given.only in cell.name and cell.name not in known:
-            found.append(judge(cell, Limit(given.memory), calibration, given.longest, CLOCKS[given.clock]))
+            found.append(
+                judge(cell, Limit(given.memory), calibration, given.longest, CLOCKS[given.clock], given.compile)
+            )
             print("\n".join(lines(found[-1:])), flush=True)
-            held = json.dumps(content(found, calibration, given.threads), indent=1)
+            held = json.dumps(content(found, calibration, given.threads, given.compile), indent=1)
             given.json.write_text(f"{held}\n", encoding="utf-8")
     took = time.perf_counter() - began
     print(f"\n{said(summary(found))}\n{took:.0f} s, {given.threads} threads, `{calibration.name}`")
-    given.markdown.write_text("".join(f"{line}\n" for line in markdown(found)), encoding="utf-8")
+    given.markdown.write_text("".join(f"{line}\n" for line in markdown(found, given.compile)), encoding="utf-8")
     plot(found, given.plot)
 
 

@@ -22,6 +22,7 @@ from bilevel.backends.torch_func.checkpoints import (
     walk_back,
     walk_back_binomial,
 )
+from bilevel.backends.torch_func.trace.compilers import Kind
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.binding import Parts
 from bilevel.costs import Calibration, Cost, Work
@@ -45,16 +46,18 @@ class Estimator:
     facts: Facts
     parts: Parts
     calibration: Calibration
+    kernels: Kind = "none"
+    """the kind of kernels that times are predicted for"""
     tracer: Tracer = field(init=False)
     steps: dict[str, float] = field(init=False)
     linear: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tracer = Tracer(self.parts)
         levels = [lv for lv in self.program.walk_levels() if lv.parent is not None]
         counts = {lv.name: step_count(self.program, lv) or self._epochs(lv) for lv in levels}
         self.steps = {name: count for name, count in counts.items() if count is not None}
         self.linear = {}
+        self.tracer = Tracer(self.parts, self.steps)
 
     def cost(self, choices: Choices, level: ir.Level, mode: Mode) -> Cost:
         """One step of the outermost level around with `level` differentiated by `mode`, the others as chosen."""
@@ -63,7 +66,7 @@ class Estimator:
             work, growth = self._work(choices, level, mode)
         except Untraced as error:
             return Cost(formula, untraced=str(error))
-        return Cost(formula, work, self.calibration.seconds(work), growth=growth)
+        return Cost(formula, work, self.calibration.seconds(work, self.kernels), growth=growth)
 
     def _work(self, choices: Choices, level: ir.Level, mode: Mode) -> tuple[Work, float | None]:
         adjoint = mode.lower(level, self.facts[level.name])
@@ -278,7 +281,7 @@ class Estimator:
             work = self._traced(plan, inner, {})
         except Untraced as error:
             return Cost(Reverse().cost(inner, self.facts[inner.name]), untraced=str(error))
-        return Cost(Reverse().cost(inner, self.facts[inner.name]), work, self.calibration.seconds(work))
+        return Cost(Reverse().cost(inner, self.facts[inner.name]), work, self.calibration.seconds(work, self.kernels))
 
 
 def _sparse(choice: Choice) -> bool:

@@ -110,12 +110,14 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.views = self.layers = self.transforms = self.depth = 0
         self.now = self.peak = self.reused = self.highest = self.fresh = 0
         self.known: set[int] = set()
+        self.kernels = Work()
+        """what marked functions did that become kernels (`marks.py`)"""
 
     @property
     def work(self) -> Work:
         """All that was counted so far."""
         names = ("fresh", "views", "layers", "transforms", "peak")
-        return self.done + Work(**{name: float(getattr(self, name)) for name in names})
+        return self.done + self.kernels + Work(**{name: float(getattr(self, name)) for name in names})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.layers += self.depth

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from bilevel import ir
 from bilevel.costs import Calibration, Cost
@@ -19,6 +19,9 @@ from bilevel.errors import Span
 from bilevel.facts import Fact, Facts
 from bilevel.limits import Limit
 from bilevel.modes import Adjoint, Class, Verdict
+
+if TYPE_CHECKING:
+    from bilevel.backends.torch_func.trace.compilers import Kind
 
 Operation = Literal["let", "draw", "start", "objective", "gradient", "update", "forward", "pullback", "step", "report"]
 
@@ -84,6 +87,8 @@ class Numbers:
     calibration: Calibration
     limit: Limit | None
     allow: Class
+    kernels: Kind = "none"
+    """the kind of kernels that times are predicted for"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from bilevel.equations import duration, equation, solver
 from bilevel.facts import Fact
 from bilevel.plan import Choice, Numbers, Plan
 from bilevel.structure import properties
-from bilevel.table import MEANINGS
+from bilevel.table import MEANINGS, is_capped
 
 VERSION = 1
 
@@ -31,18 +31,22 @@ def plan_json(plan: Plan) -> dict[str, object]:
         "graph": {"nodes": _nodes(plan), "edges": _edges(plan)},
         "sources": _sources(plan),
     }
-    return made if plan.numbers is None else made | _numbers(plan.numbers)
+    return made if plan.numbers is None else made | _numbers(plan, plan.numbers)
 
 
-def _numbers(numbers: Numbers) -> dict[str, object]:
-    """What a plan with built parts rests on: facts, limits, speed, and one step of every outermost level."""
+def _numbers(plan: Plan, numbers: Numbers) -> dict[str, object]:
+    """What a plan with built parts rests on: facts, limits, speed, and one step of every outermost level.
+
+    `times_of`: the kind of kernels that seconds are predicted for; `at_most`: whether a level inside stops by itself.
+    """
     limit = numbers.limit
     return {
         "allow": numbers.allow,
         "limits": {"memory": None if limit is None else limit.memory, "asked": limit is not None and limit.asked},
         "calibration": {**numbers.calibration.to_json(), "hash": numbers.calibration.identity},
+        "times_of": numbers.kernels,
         "facts": {name: [_fact(fact) for fact in facts] for name, facts in numbers.facts.items()},
-        "steps": {name: _counted(cost) for name, cost in numbers.steps.items()},
+        "steps": {name: _counted(cost) | {"at_most": is_capped(plan, name)} for name, cost in numbers.steps.items()},
     }
 
 

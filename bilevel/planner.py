@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bilevel import ir
 from bilevel.chunks import chunk_problems, decided_before, in_chunks, planned_chunks
@@ -54,6 +54,9 @@ from bilevel.refusals import (
 from bilevel.support import unsupported
 from bilevel.symmetry import unsymmetric
 
+if TYPE_CHECKING:
+    from bilevel.backends.torch_func.trace.compilers import Kind
+
 NOTHING: Mapping[str, Cost] = MappingProxyType({})
 NOTHING_DECIDED: Mapping[str, str] = MappingProxyType({})
 
@@ -62,6 +65,7 @@ class Estimates(Protocol):
     """Where numbers come from: `bilevel.estimates.Estimator`, which needs built parts and torch."""
 
     calibration: Calibration
+    kernels: Kind
 
     def cost(self, choices: Mapping[str, Choice], level: ir.Level, mode: Mode) -> Cost:
         """The cost of a step of the outermost level around `level`, differentiated by `mode`."""
@@ -208,7 +212,7 @@ def _numbers(
     inner = [level for level in program.walk_levels() if level.parent]
     facts = {level.name: estimates.known(choices, level) for level in inner} if every else {}
     steps = {phase.name: cost for phase in program.levels if (cost := estimates.step(choices, phase)) is not None}
-    return Numbers(facts, steps, estimates.calibration, limit, allow)
+    return Numbers(facts, steps, estimates.calibration, limit, allow, estimates.kernels)
 
 
 def _check_nesting(program: ir.Program, facts: Facts, choices: dict[str, Choice]) -> None:

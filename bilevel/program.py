@@ -18,6 +18,7 @@ from torch import Tensor
 from bilevel import ir, pipeline
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.plainly import Plain
+from bilevel.backends.torch_func.trace.compilers import Kind
 from bilevel.backends.torch_func.trace.kernels import Kernels
 from bilevel.binding import Parts, bind
 from bilevel.compiling import Asked, kernel_lines, kernels_for, prepare
@@ -74,7 +75,8 @@ class Program:
             return self.plan
         known = found_derivatives(self.plan, self.parts, every=True)
         plan = replace(self.plan, facts=replace(self.plan.facts, derivatives=known))
-        return costed(plan, self.parts, numbers.limit, numbers.allow, numbers.calibration, every=True)
+        made = (numbers.limit, numbers.allow, numbers.calibration, numbers.kernels)
+        return costed(plan, self.parts, *made, every=True)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         from bilevel.display import plan_bundle
@@ -156,21 +158,22 @@ def compile(
     derivatives = found_derivatives(plan, bound)
     if derivatives:
         plan = pipeline.plan(recipe.program, allow, decided, derivatives)
-    if decided is None:
-        plan = costed(
-            plan, bound, read_limit(limit, bound.device), allow, calibration or current(bound.device.type), every=False
-        )
-    source = pipeline.emit(plan)
     kernels = kernels_for(plan, compile, bound.device, dtype)
+    if decided is None:
+        speed = calibration or current(bound.device.type)
+        plan = costed(plan, bound, read_limit(limit, bound.device), allow, speed, kernels.kind, every=False)
+    source = pipeline.emit(plan)
     return Program(recipe, plan, bound, source, load_phases(source, bound, kernels), kernels)
 
 
-def costed(plan: Plan, parts: Parts, limit: Limit | None, allow: Class, calibration: Calibration, every: bool) -> Plan:
-    """The plan of the same program with numbers: traced costs decide. Raises B502 and B510."""
+def costed(
+    plan: Plan, parts: Parts, limit: Limit | None, allow: Class, calibration: Calibration, kernels: Kind, every: bool
+) -> Plan:
+    """The plan of the same program with numbers: traced costs decide, with kernels of a kind. Raises B502 and B510."""
     from bilevel.estimates import Estimator
 
     def estimates(program: ir.Program, facts: Facts) -> Estimator:
-        return Estimator(program, facts, parts, calibration)
+        return Estimator(program, facts, parts, calibration, kernels)
 
     return plan_program(
         plan.program, estimates, limit, allow, every, plan.decided if every else {}, plan.facts.derivatives

@@ -189,11 +189,29 @@ def totals(plan: Plan) -> Iterator[str]:
         if cost.work is None or cost.seconds is None:
             yield f"one step of {name}: not traced ({cost.untraced})"
             continue
-        steps = _steps(plan.program.level(name))
-        whole = f", {steps:,} steps about {time_text(steps * cost.seconds)}" if steps else ""
-        yield f"one step of {name} about {time_text(cost.seconds)}{whole}, peak {size_text(cost.work.peak)}"
+        steps, about = _steps(plan.program.level(name)), "at most" if is_capped(plan, name) else "about"
+        whole = f", {steps:,} steps {about} {time_text(steps * cost.seconds)}" if steps else ""
+        yield f"one step of {name} {about} {time_text(cost.seconds)}{whole}, peak {size_text(cost.work.peak)}"
     calibration = plan.numbers.calibration
-    yield f"times by the calibration `{calibration.name}` ({calibration.identity})"
+    yield f"times of {TIMES[plan.numbers.kernels]}, by the calibration `{calibration.name}` ({calibration.identity})"
+
+
+TIMES = {
+    "none": "functions as they are",
+    "fx": "fx kernels",
+    "inductor": "Inductor kernels",
+    "fx+graphs": "fx kernels without their graphs",
+    "inductor+graphs": "Inductor kernels without their graphs",
+}
+"""what times are predicted for"""
+
+
+def is_capped(plan: Plan, name: str) -> bool:
+    """Whether a level inside stops by itself: its steps are counted as the most that it may take."""
+    inner = list(plan.program.level(name).levels)
+    for level in inner:
+        inner += level.levels
+    return any(isinstance(level.phases[-1].duration, ir.Until) for level in inner)
 
 
 def _steps(level: ir.Level) -> int | None:

@@ -21,15 +21,18 @@ from torch import Tensor, nn
 
 from bilevel import ir
 from bilevel.backends.torch_func.keyed import make_key
+from bilevel.backends.torch_func.plainly import Plain
 from bilevel.binding import Parts
 from bilevel.costs import Work
 from bilevel.graph import graph_of
+from bilevel.marks import Marks
 from bilevel.meter import Meter, layers
 from bilevel.modes import Implicit, Leaping, Unroll
 from bilevel.plan import Choice, Plan
 
 LARGEST_GRID = 8
 """runs for one mode: two for each level whose number of steps is carried on"""
+NO_STEPS: Mapping[str, float] = types.MappingProxyType({})
 LONGEST = 64
 """steps of one run that are still quickly traced"""
 
@@ -73,7 +76,7 @@ def _not_yet(value: Any) -> bool:
     return True if isinstance(value, Tensor) else bool(value)
 
 
-def load(source: str, parts: Parts) -> tuple[Any, ...]:
+def load(source: str, parts: Parts, kernels: Plain | None = None) -> tuple[Any, ...]:
     """The outermost levels of an emitted module without numbers; every test of numbers is answered `not yet`."""
     from bilevel.program import argument_names
 
@@ -81,17 +84,18 @@ def load(source: str, parts: Parts) -> tuple[Any, ...]:
     exec(compile(source, "<traced module>", "exec"), module.__dict__)  # noqa: S102 - our own text
     module.__dict__.update(bool=_not_yet, any_left=lambda active: True, any_broken=lambda mask: False)
     phases: tuple[Any, ...] = module.__dict__["build"](
-        **argument_names(parts.objects), device=parts.device, dtype=parts.dtype
+        **argument_names(parts.objects), device=parts.device, dtype=parts.dtype, kernels=kernels or Plain()
     )
     return phases
 
 
-def counted(plan: Plan, phase: str, parts: Parts) -> Work:
+def counted(plan: Plan, phase: str, parts: Parts, longer: Mapping[str, float] = NO_STEPS) -> Work:
     """The work of one hypergradient of an outermost level, as the plan has it; raises Untraced."""
     from bilevel import pipeline
 
+    meter = Meter()
     try:
-        phases = load(pipeline.emit(plan), parts)
+        phases = load(pipeline.emit(plan), parts, Marks(meter, longer))
         key = make_key(0, "meta")
         known: dict[str, Any] = {}
         for one in phases:
@@ -99,15 +103,15 @@ def counted(plan: Plan, phase: str, parts: Parts) -> Work:
             with Meter():  # not for its counts: it knows the shapes that were made before
                 state = one.begin(key, *given)
             if one.name == phase:
-                return _run(one, state, key, given)
+                return _run(one, state, key, given, meter)
             known |= one.values(state)
     except Exception as error:  # whatever a part does with tensors becomes a reason
         raise Untraced(_reason(error)) from error
     raise Untraced(f"`{phase}` is no outermost level")
 
 
-def _run(phase: Any, state: Any, key: Tensor, given: list[Any]) -> Work:
-    meter = Meter()
+def _run(phase: Any, state: Any, key: Tensor, given: list[Any], meter: Meter) -> Work:
+    meter.kernels = Work()  # what began the levels is not counted
     with torch.no_grad(), meter, layers(phase.hypergradient, meter):
         kept = phase.hypergradient(state, key, *given)
     del kept
@@ -146,9 +150,13 @@ class Knob:
 
 
 class Tracer:
-    """Costs of plans of one program with built parts; every point that was traced is kept."""
+    """Costs of plans of one program with built parts; every point that was traced is kept.
 
-    def __init__(self, parts: Parts) -> None:
+    `steps`: of every level inside, which decide what becomes a kernel.
+    """
+
+    def __init__(self, parts: Parts, steps: Mapping[str, float] = NO_STEPS) -> None:
+        self.steps = steps
         self.known: dict[Any, Work | Untraced] = {}
         self.parts = parts
         self.failed: Untraced | None = None
@@ -187,13 +195,21 @@ class Tracer:
         key = (phase, point, tuple((c.level, repr(c.adjoint)) for c in shorter.choices.values()))
         if key not in self.known:
             try:
-                self.known[key] = counted(shorter, phase, self.parts)
+                self.known[key] = counted(shorter, phase, self.parts, self._longer(shorter, knobs, point))
             except Untraced as error:
                 self.known[key] = error
         found = self.known[key]
         if isinstance(found, Untraced):
             raise found
         return found
+
+    def _longer(self, plan: Plan, knobs: list[Knob], point: tuple[int, ...]) -> dict[str, float]:
+        """For every level how many times as many steps those inside it take as are traced."""
+        traced = {k.level: value for k, value in zip(knobs, point, strict=True) if k.what == "steps"}
+        times = {name: self.steps.get(name, float(value)) / value for name, value in traced.items()}
+        return {
+            lv.name: max((times.get(i.name, 1.0) for i in inside(lv)), default=1.0) for lv in plan.program.walk_levels()
+        }
 
 
 def _knobs(plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]) -> Iterator[Knob]:

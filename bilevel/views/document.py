@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel.costs import pretty
+from bilevel.table import TIMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +166,10 @@ def _totals(content: Mapping[str, Any]) -> Iterator[str]:
     for name, cost in content["steps"].items():
         if cost.get("seconds") is not None:
             peak = si(cost["counted"]["peak"], "B")
-            yield f"one step of {name} about {si(cost['seconds'], 's')}, peak {peak}"
-    yield f"times by the calibration {content['calibration']['name']} ({content['calibration']['hash']})"
+            about = "at most" if cost["at_most"] else "about"
+            yield f"one step of {name} {about} {si(cost['seconds'], 's')}, peak {peak}"
+    said = f"{content['calibration']['name']} ({content['calibration']['hash']})"
+    yield f"times of {TIMES[content['times_of']]}, by the calibration {said}"
 
 
 def _levels(rows: list[dict[str, Any]]) -> list[Level]:

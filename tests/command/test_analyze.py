@@ -26,7 +26,10 @@ def test_the_calibration_is_kept_and_the_next_plan_names_it(bilevel: Command, he
     kept = read_calibration(stored())
     assert f"new calibration `cpu, measured on tiny` ({kept.identity})" in said.out
     assert kept != reference()
-    assert f"times by the calibration `cpu, measured on tiny` ({kept.identity})" in bilevel("plan", "tiny.bl").out
+    assert (
+        f"times of functions as they are, by the calibration `cpu, measured on tiny` ({kept.identity})"
+        in bilevel("plan", "tiny.bl").out
+    )
     assert sorted(path.name for path in here.iterdir()) == sorted([*before, "cache"])
 
 

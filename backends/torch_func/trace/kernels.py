@@ -167,7 +167,7 @@ class Kernel:
         """What became of the function for arguments of this form, which fill `leaves`; None where it runs as it is."""
         kernels = self.kernels
         kernels.calls += 1
-        if kernels.idle or kernels.kind == "none" or _transformed():
+        if kernels.idle or kernels.kind == "none" or transformed():
             return None
         if kernels.plain:
             self._count(arguments)
@@ -257,7 +257,7 @@ class Kernel:
         )
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether this call is inside grad, jvp, vjp or vmap, or inside a trace."""
     inside: bool = torch._C._functorch.peek_interpreter_stack() is not None
     return inside
