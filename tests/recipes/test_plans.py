@@ -12,6 +12,7 @@ import torch
 
 import bilevel
 from bilevel import pipeline
+from bilevel.compiling import kernel_line
 from bilevel.costs import reference
 from bilevel.explain import plan_text
 
@@ -97,8 +98,10 @@ def test_the_identity_changes_with_a_decision() -> None:
 
 
 def test_the_plan_in_the_readme_is_the_plan(update_golden: bool) -> None:
+    """As `bilevel plan` prints it: with the kernels of a run, and the times of these."""
     readme = ROOT / "README.md"
-    text = text_of("maml_sine", sized=True).rstrip()
+    program = bilevel.compile("maml_sine", limit="memory=8GB", calibration=reference())
+    text = f"{program.explain()}\n{kernel_line(program.kernels)}"
     if update_golden:
         before, head, rest = readme.read_text("utf-8").partition("```\nmaml_sine        2 levels")
         readme.write_text(f"{before}```\n{text}\n```{rest.partition('```')[2]}" if head else before, "utf-8")
