@@ -54,7 +54,7 @@ def libraries(folder: Path) -> set[str]:
 
 def test_together_gives_the_same_bits_from_fewer_libraries(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, inputs = traced(torch.float32)
-    ahead.begun().wait(ahead.PATIENCE)
+    ahead.begun(torch.float32).wait(ahead.PATIENCE)
     before = libraries(folder)
     few = [value.clone() for value in compilers._by_inductor(module, inputs, ahead.options())(*inputs)]
     together = libraries(folder) - before
@@ -155,4 +155,4 @@ def test_what_fails_ahead_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         raise OSError("no space")
 
     monkeypatch.setattr(ahead, "pick_vec_isa", broken)
-    assert ahead.begun.__wrapped__().wait(5.0)
+    assert ahead.begun.__wrapped__(torch.float32).wait(5.0)

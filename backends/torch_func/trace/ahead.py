@@ -8,13 +8,18 @@ are taken to compile, as they do with every compiler of the last years: whether 
 from __future__ import annotations
 
 from functools import cache
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
+import torch
 from torch._inductor import config
 from torch._inductor.codecache import CppPythonBindingsCodeCache
 from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa, valid_vec_isa_list
 
+from bilevel.backends.torch_func.trace.small import NUMBERS, loop
+
+ONE = Lock()
+"""held while the compiler is asked: Inductor changes what it knows of instructions while it asks"""
 EMPTY = '#include <torch/csrc/inductor/cpp_prefix.h>\nextern "C" void kernel() {}\n'
 PATIENCE = 60.0
 """seconds to wait at most for what Inductor finds out by itself otherwise"""
@@ -37,20 +42,24 @@ def narrower() -> dict[str, Any] | None:
 
 
 @cache
-def begun() -> Event:
+def begun(dtype: torch.dtype) -> Event:
     """Begin with it, once in a process; set when Inductor's own questions find their answers ready."""
     asked = Event()
-    Thread(target=_prepare, args=(asked,), name="bilevel compiler", daemon=True).start()
+    Thread(target=_prepare, args=(asked, dtype), name="bilevel compiler", daemon=True).start()
     return asked
 
 
-def _prepare(asked: Event) -> None:
-    """Ask for the instructions, then compile a function that does nothing, for which the header is made."""
+def _prepare(asked: Event, dtype: torch.dtype) -> None:
+    """Ask for the instructions, then compile the loop of small products, or nothing: for either the header is made."""
     try:
         with config.patch(options()):
-            pick_vec_isa()
+            with ONE:
+                pick_vec_isa()
             asked.set()
-            CppPythonBindingsCodeCache.load_pybinding([], EMPTY)
+            if dtype in NUMBERS:
+                loop(dtype)
+            else:
+                CppPythonBindingsCodeCache.load_pybinding([], EMPTY)
     except Exception:  # noqa: BLE001, S110 - the first kernel meets it again, and says it
         pass
     finally:

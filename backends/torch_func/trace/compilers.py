@@ -62,7 +62,7 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     module = chosen(written_out(apart(turned_joins(traced.module))), inductor=True)
     from bilevel.backends.torch_func.trace import ahead
 
-    ahead.begun().wait(ahead.PATIENCE)
+    ahead.begun(next((x.dtype for x in inputs if x.is_floating_point()), torch.float32)).wait(ahead.PATIENCE)
     try:
         return _by_inductor(module, inputs, ahead.options())
     except Exception:
@@ -108,12 +108,12 @@ def has_graphs(kind: Kind) -> bool:
     return kind.endswith("+graphs")
 
 
-def begin(kind: Kind, device: torch.device) -> None:
+def begin(kind: Kind, device: torch.device, dtype: torch.dtype) -> None:
     """Begin with what a compiler does once, where there will be work for it."""
     if kind == "inductor" and device.type == "cpu":
         from bilevel.backends.torch_func.trace import ahead
 
-        ahead.begun()
+        ahead.begun(dtype)
 
 
 def why_not(kind: Kind, device: torch.device) -> str | None:

@@ -207,7 +207,7 @@ class Kernel:
         """A kernel for arguments of this form, or the reason why there is none."""
         if len(self.made) >= MOST:
             return Made(self.name, 0, reason=f"more than {MOST} forms of arguments")
-        begin(self.kernels.kind, self.kernels.device)
+        begin(self.kernels.kind, self.kernels.device, self.kernels.dtype)
         with self.kernels.off(), torch.no_grad():
             expected = self.function(*arguments)
             steps, calls, short = self.kernels.steps, self.kernels.calls, self.kernels.is_short()
