@@ -113,8 +113,8 @@ def _reduced(module: fx.GraphModule, form: Any) -> Traced:
     module = simplified(module)
     module = _once(rewritten(rejoined(_once(module))))
     if has_images(module):
-        for change in (faster_convolutions, pooled_first, written_out, by_channel, channels_last):
-            module = _once(change(module))
+        module = _once(written_out(pooled_first(faster_convolutions(module))))
+        module = _once(channels_last(by_channel(module)))
     module = fused(module)
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
