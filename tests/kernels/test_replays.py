@@ -24,6 +24,7 @@ from tests.kernels.tapes import Tapes
 from tests.kernels.test_halves import RECIPE
 
 FLOAT, CPU = torch.float64, torch.device("cpu")
+KEPT = "rmd(checkpoint = sqrt, store = residuals)"
 
 
 def recorded(tapes: Tapes | None = None, **limits: int) -> Kernels:
@@ -102,7 +103,9 @@ def test_every_form_of_arguments_has_its_recording() -> None:
     assert [tape.replays for tape in tapes.tapes] == [3, 3], "one to check it, and two calls"
 
 
-@pytest.mark.parametrize("mode", ["rmd", "rmd(store = residuals)", "rmd(checkpoint = sqrt)", "rmd(window = 7)", "fmd"])
+@pytest.mark.parametrize(
+    "mode", ["rmd", "rmd(store = residuals)", "rmd(checkpoint = sqrt)", KEPT, "rmd(window = 7)", "fmd"]
+)
 def test_hypergradients_by_recorded_kernels(mode: str) -> None:
     """Whole steps of a recipe, with iterates, checkpoints and residuals that are kept while kernels are replayed."""
     recipe = parse(RECIPE.replace("MODE", mode), "recorded.bl")
