@@ -121,7 +121,7 @@ WORKLOAD = Workload(
     threads=1,
     limits="the loop is no slower for being a loop: the solver runs on all 1,761 coordinates at once, so that its gates "
     "are large arrays to both sides. With Inductor a step is two things: a product of 40 x 12 and 12 x 14,088, which MKL "
-    "computes at half the rate of large ones and writes to memory, and one loop for all gates, of which the five "
+    "computes at two thirds of the rate of large ones and writes to memory, and one loop for all gates, of which the five "
     "functions alone (three sigmoids, two tanh of 140,880 numbers each) take 30 ms in 200 steps where everything is in "
     "the nearest cache. Between runs of four steps, and in each step of the window, states are turned from units by "
     "coordinates to the shapes of the parameters and back. Without Inductor most of the time goes to tanh, "
