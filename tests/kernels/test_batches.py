@@ -45,7 +45,7 @@ def scaled_by(numbers: list[float]) -> Callable[[Tensor], tuple[Tensor]]:
 def traced(dtype: torch.dtype) -> tuple[fx.GraphModule, list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=generator, dtype=dtype) for shape in SHAPES]
-    return make_fx(network)(*inputs), inputs
+    return make_fx(network, tracing_mode="fake")(*inputs), inputs
 
 
 def libraries(folder: Path) -> set[str]:
