@@ -228,3 +228,11 @@ def test_graphs_lose_what_changes_nothing() -> None:
     (result,) = traced.module(*[arguments[place] for place in traced.inputs])
     assert torch.allclose(result, product(*arguments), rtol=1e-13)
     assert traced.size < 20
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(10, 5), (1_100_000, 1)])
+def test_a_step_that_makes_much_is_a_kernel_of_its_own(count: int, wanted: int) -> None:
+    x = torch.empty(count, dtype=torch.float64)
+    made = Kernels("inductor", torch.float64, x.device)
+    made.note_size("fit_run", graph.trace(lambda x: 2 * x, (x,), [x], torch.float64))
+    assert made.sizes == {"fit": wanted}

@@ -35,6 +35,9 @@ from bilevel.errors import fail
 MOST = 16
 """Forms of arguments that one function gets kernels for; data of ever new sizes would make one in every step."""
 
+MOST_MADE = 8 << 20
+"""The most bytes that one step of a run makes: beyond them every step is a kernel of its own."""
+
 CALLS = 24
 """The most functions called inside one that becomes a kernel as a whole: its graph has all of theirs."""
 
@@ -132,10 +135,14 @@ class Kernels:
         found = self.replays.replayed(traced, run, inputs)
         return (run, found) if isinstance(found, str) else (found, "")
 
-    def note_size(self, name: str, operators: int) -> None:
-        """How many steps of a level a kernel may have, from the operators in one step of one of its functions."""
+    def note_size(self, name: str, one: Traced) -> None:
+        """How many steps of a level a kernel may have, from the operators in one step of one of its functions.
+
+        One where a step makes many bytes: a longer run would hold more, and what it saves in a call is nothing to them.
+        """
         level = name.rpartition("_")[0]
-        size = max(1, min(LARGEST[self.kind] // max(1, operators), LONGEST[self.kind]))
+        size = max(1, min(LARGEST[self.kind] // max(1, one.size), LONGEST[self.kind]))
+        size = 1 if one.bytes > MOST_MADE else size
         self.sizes[level] = min(size, self.sizes.get(level, size))
 
     def is_short(self) -> bool:
@@ -198,7 +205,7 @@ class Kernel:
             key = flatten(arguments, leaves)
             with suppress(Exception):  # what cannot be traced is found again, and said, when it is called for itself
                 self.traces[key] = trace(self.function, arguments, leaves, self.kernels.dtype)
-                self.kernels.note_size(self.name, self.traces[key].size)
+                self.kernels.note_size(self.name, self.traces[key])
         one = next(iter(self.traces.values()), None)
         self.kernels.operators += steps * (one.size if one is not None else LARGEST_WHOLE[self.kernels.kind] + 1)
         self.kernels.bytes += steps * (one.bytes if one is not None else 0)
