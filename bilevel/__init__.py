@@ -47,7 +47,7 @@ LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Names whose modules import the parser or torch, on first use."""
+    """Names whose modules import the parser, networkx or torch, on first use."""
     if name not in LATER:
         raise AttributeError(f"module 'bilevel' has no attribute '{name}'")
     from importlib import import_module

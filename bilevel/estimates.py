@@ -26,7 +26,6 @@ from bilevel.backends.torch_func.trace.compilers import Kind
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.binding import Parts
 from bilevel.costs import Calibration, Cost, Work
-from bilevel.digraph import Digraph
 from bilevel.dsl.datatypes import Array, Tree
 from bilevel.errors import Span
 from bilevel.explain import tree_size
@@ -85,7 +84,7 @@ class Estimator:
 
     def _plan(self, choices: Choices, level: ir.Level, title: str, adjoint: Any) -> Plan:
         choice = Choice(level.name, title, "exact", adjoint, False, ())
-        return Plan(self.program, self.facts, {**choices, level.name: choice}, Digraph())
+        return Plan(self.program, self.facts, {**choices, level.name: choice})
 
     def _traced(self, plan: Plan, level: ir.Level, steps: Mapping[str, float]) -> Work:
         top = self.outermost(level)
@@ -235,7 +234,7 @@ class Estimator:
             yield _fact("T", "", self.steps[level.name], "assumed" if until else "declared", level.phases[-1].span)
         if (copies := self.copies(level)) is not None:
             yield _fact("P", "", copies, "declared" if level.copies else "derived", _index_span(self.program, level))
-        for name, products in self.products(Plan(self.program, self.facts, choices, Digraph())).items():
+        for name, products in self.products(Plan(self.program, self.facts, choices)).items():
             if name == level.name:
                 yield _fact("K", "", products, "assumed", level.phases[-1].span)
 
@@ -273,7 +272,7 @@ class Estimator:
         inner = next(inside(phase), None)
         if inner is None:
             return None
-        plan = Plan(self.program, self.facts, choices, Digraph())
+        plan = Plan(self.program, self.facts, choices)
         checkpointed = next((c for c in map(choices.__getitem__, (i.name for i in inside(phase))) if _sparse(c)), None)
         if checkpointed is not None:
             return next(c.cost for c in checkpointed.candidates if c.chosen)

@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
+import networkx as nx
+
 from bilevel import ir
-from bilevel.digraph import Digraph
 from bilevel.errors import Span
 from bilevel.facts import Facts
 from bilevel.kinds import is_searched, kind, line_searches
 from bilevel.plan import Choice, Operation, Step, repeats_of
 
 
-def graph_of(program: ir.Program, facts: Facts, choices: Mapping[str, Choice]) -> Digraph[Step]:
+def graph_of(program: ir.Program, facts: Facts, choices: Mapping[str, Choice]) -> nx.DiGraph:
     """The graph of steps that follows from the choices."""
-    graph = Digraph[Step]()
+    graph = nx.DiGraph()
     for level in program.levels:
         _add_level(graph, level, facts, choices)
     for before, after in pairwise(program.levels):
-        graph.join(f"{before.name}.step", f"{after.name}.start", "value")
+        graph.add_edge(f"{before.name}.step", f"{after.name}.start", kind="value")
     for level in program.walk_levels():
         _enter(graph, program, level)
     return graph
 
 
-def _enter(graph: Digraph[Step], program: ir.Program, level: ir.Level) -> None:
+def _enter(graph: nx.DiGraph, program: ir.Program, level: ir.Level) -> None:
     """Edges from the variables and draws of the levels around to the steps of a level that read them."""
     if f"{level.name}.start" not in graph:
         return
@@ -36,7 +37,7 @@ def _enter(graph: Digraph[Step], program: ir.Program, level: ir.Level) -> None:
         for operation, reads in _reads(level):
             for source, names in given.items():
                 if names & reads and f"{level.name}.{operation}" in graph:
-                    graph.join(f"{around}.{source}", f"{level.name}.{operation}", "value", entering=True)
+                    graph.add_edge(f"{around}.{source}", f"{level.name}.{operation}", kind="value", entering=True)
         around = outer.parent
 
 
@@ -66,7 +67,7 @@ def _operations(level: ir.Level) -> list[Operation]:
 
 
 def _add_level(
-    graph: Digraph[Step], level: ir.Level, facts: Facts, choices: Mapping[str, Choice], around: ir.Level | None = None
+    graph: nx.DiGraph, level: ir.Level, facts: Facts, choices: Mapping[str, Choice], around: ir.Level | None = None
 ) -> None:
     """The steps of a level, those of the levels inside it first."""
     for inner in level.levels:
@@ -84,8 +85,8 @@ def _add_level(
     _connect(graph, level, operations)
     for report in level.reports:
         name = f"{level.name}.report.{report.name}"
-        graph.nodes[name] = Step(name, "report", level.name, report.span, report=report)
-        graph.join(f"{level.name}.step", name, "value")
+        graph.add_node(name, step=Step(name, "report", level.name, report.span, report=report))
+        graph.add_edge(f"{level.name}.step", name, kind="value")
 
 
 def _inside_next(around: ir.Level | None) -> bool:
@@ -97,11 +98,11 @@ def _reported(level: ir.Level, inner: ir.Level) -> bool:
     return any(r.value.reads & set(inner.names) for r in level.reports)
 
 
-def _add(graph: Digraph[Step], level: ir.Level, operation: Operation) -> None:
+def _add(graph: nx.DiGraph, level: ir.Level, operation: Operation) -> None:
     span = _span_of(level, operation)
     repeats = repeats_of(level) if level.parent is not None and operation in ("draw", "gradient", "update") else "1"
     name = f"{level.name}.{operation}"
-    graph.nodes[name] = Step(name, operation, level.name, span, repeats, level.copies)
+    graph.add_node(name, step=Step(name, operation, level.name, span, repeats, level.copies))
 
 
 def _span_of(level: ir.Level, operation: Operation) -> Span:
@@ -115,7 +116,7 @@ def _span_of(level: ir.Level, operation: Operation) -> Span:
     return level.phases[0].span if level.phases else level.span
 
 
-def _connect(graph: Digraph[Step], level: ir.Level, operations: list[Operation]) -> None:
+def _connect(graph: nx.DiGraph, level: ir.Level, operations: list[Operation]) -> None:
     """Edges within a level, and from the levels inside it to its gradient."""
     name = level.name
     edges = [("start", "gradient"), ("draw", "gradient"), ("objective", "gradient"), ("gradient", "update")]
@@ -132,13 +133,13 @@ def _connect(graph: Digraph[Step], level: ir.Level, operations: list[Operation])
     ]
     for a, b in edges:
         if a in operations and b in operations:
-            graph.join(f"{name}.{a}", f"{name}.{b}", "value")
+            graph.add_edge(f"{name}.{a}", f"{name}.{b}", kind="value")
     if is_searched(level):
         for a in operations[:-1]:
-            graph.join(f"{name}.{a}", f"{name}.{operations[-1]}", "value")
+            graph.add_edge(f"{name}.{a}", f"{name}.{operations[-1]}", kind="value")
     for inner in level.levels:
         if f"{inner.name}.forward" in graph:
             reader = next(o for o in ("gradient", "update", "step", "forward") if o in operations)
-            graph.join(f"{inner.name}.forward", f"{name}.{reader}", "value")
+            graph.add_edge(f"{inner.name}.forward", f"{name}.{reader}", kind="value")
         if f"{inner.name}.pullback" in graph:
-            graph.join(f"{inner.name}.pullback", f"{name}.gradient", "derivative")
+            graph.add_edge(f"{inner.name}.pullback", f"{name}.gradient", kind="derivative")

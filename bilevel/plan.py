@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from bilevel import ir
 from bilevel.costs import Calibration, Cost
-from bilevel.digraph import Digraph
 from bilevel.errors import Span
 from bilevel.facts import Fact, Facts
 from bilevel.limits import Limit
 from bilevel.modes import Adjoint, Class, Verdict
 
 if TYPE_CHECKING:
+    import networkx as nx
+
     from bilevel.backends.torch_func.trace.compilers import Kind
 
 Operation = Literal["let", "draw", "start", "objective", "gradient", "update", "forward", "pullback", "step", "report"]
@@ -91,14 +93,13 @@ class Numbers:
     """the kind of kernels that times are predicted for"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A program with a decision for every level and the graph of its steps."""
 
     program: ir.Program
     facts: Facts
     choices: Mapping[str, Choice]
-    graph: Digraph[Step] = field(compare=False, repr=False)
     settings: Mapping[Span, str] = field(default_factory=dict)
     """literals that a report replaces, by their place in the text: the name they have in the emitted module"""
     numbers: Numbers | None = None
@@ -106,13 +107,25 @@ class Plan:
     chunks: Mapping[str, int] = field(default_factory=dict)
     """copies at a time that the planner took by itself, by index"""
 
+    @cached_property
+    def graph(self) -> nx.DiGraph:
+        """The steps and what flows between them; made when it is first read, since most checks read none of it."""
+        from bilevel.graph import graph_of
+
+        return graph_of(self.program, self.facts, self.choices)
+
     @property
     def steps(self) -> tuple[Step, ...]:
         """All steps, each after those whose values it uses, and the levels inside before the steps of a level.
 
         What enters a level from those around it does not count: the steps of one level stay together.
         """
-        return tuple(self.graph.ordered(lambda edge: not edge.entering))
+        import networkx as nx
+
+        order = {name: place for place, name in enumerate(self.graph.nodes)}
+        within = nx.subgraph_view(self.graph, filter_edge=lambda a, b: "entering" not in self.graph.edges[a, b])
+        names = nx.lexicographical_topological_sort(within, key=order.__getitem__)
+        return tuple(self.graph.nodes[name]["step"] for name in names)
 
     def why(self, level: str, mode: str) -> str:
         """Why a level is, or is not, differentiated by a mode, in one sentence."""

@@ -17,7 +17,6 @@ from bilevel.costs import Calibration, Cost
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import RecipeError, Span
 from bilevel.facts import Fact, Facts, LevelFacts, derive_facts
-from bilevel.graph import graph_of
 from bilevel.kinds import is_searched, kind, tests_gradient
 from bilevel.lacks import Derivatives
 from bilevel.limits import Limit, limit_text
@@ -155,8 +154,7 @@ def _planned(
         _check_nesting(program, facts, choices)
         numbers = _numbers(program, made, unsymmetric(program, choices), limit, allow, every)
     choices = unsymmetric(program, choices)
-    graph, chunks = graph_of(program, facts, choices), planned_chunks(program)
-    return Plan(program, facts, choices, graph, _replaced(program), numbers, chunks)
+    return Plan(program, facts, choices, _replaced(program), numbers, planned_chunks(program))
 
 
 def _weighed(

@@ -24,7 +24,6 @@ from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.plainly import Plain
 from bilevel.binding import Parts
 from bilevel.costs import Work
-from bilevel.graph import graph_of
 from bilevel.marks import Marks
 from bilevel.meter import Meter, layers
 from bilevel.modes import Implicit, Leaping, Unroll
@@ -268,7 +267,7 @@ def cut(plan: Plan, knobs: list[Knob], point: tuple[int, ...]) -> Plan:
     solver = {k.level: v for k, v in zip(knobs, point, strict=True) if k.what == "linear"}
     program = _with_steps(plan.program, steps)
     choices = {n: _with_products(c, solver[n]) if n in solver else c for n, c in plan.choices.items()}
-    return Plan(program, plan.facts, choices, graph_of(program, plan.facts, choices), {})
+    return Plan(program, plan.facts, choices, {})
 
 
 def _with_products(choice: Choice, count: int) -> Choice:

@@ -63,6 +63,6 @@ def scheduled(plan: Plan) -> str:
         rows.append((choice.level, choice.mode, choice.exactness, by, str(choice.adjoint or "no derivative")))
     steps = [("step", "after")]
     for step in plan.steps:
-        before = sorted(f"{a} ({kind})" for a, kind in plan.graph.before(step.name))
+        before = sorted(f"{a} ({kind})" for a, _, kind in plan.graph.in_edges(step.name, data="kind"))
         steps.append((step.name, ", ".join(before)))
     return "\n".join([*aligned(rows), "", *aligned(steps)])

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bilevel.digraph import generations
+import networkx as nx
+
 from bilevel.views.document import Document
 
 WIDTH, HEIGHT = 112, 38
@@ -59,5 +60,7 @@ def layout(plan: Document) -> Layout:
 
 
 def _columns(plan: Document) -> dict[str, int]:
-    groups = list(generations((node.name for node in plan.nodes), ((edge.head, edge.tail) for edge in plan.edges)))
-    return {name: number for number, names in enumerate(reversed(groups)) for name in names}
+    graph = nx.DiGraph([(edge.head, edge.tail) for edge in plan.edges])
+    graph.add_nodes_from(node.name for node in plan.nodes)
+    generations = list(nx.topological_generations(graph))
+    return {name: number for number, names in enumerate(reversed(generations)) for name in names}
