@@ -92,6 +92,7 @@ def measure(
             least = workload.floor(values)
             bound = max(least.operations / speed["operations"], least.bytes / speed["bytes"])
             found["floor"] = {"seconds": bound, "operations": least.operations, "bytes": least.bytes, "of": least.text}
+            found["floor"]["mm"] = max(least.operations / speed["mm"], least.bytes / speed["bytes"])
     about = {"title": workload.title, "limits": workload.limits, "threads": workload.threads}
     return {**about, "rates": speed, "cases": cases}
 

@@ -78,9 +78,9 @@ def share_of(name: str) -> Callable[[Case, Row], float | None]:
 
 
 def stated_gap(case: Case, row: Row) -> float | None:
-    """Our time over the floor that the target of W2 was set with, 3.3 GFLOP a step; ours below it counts less."""
+    """Our time over the floor that the target of W2 was set with: 3.3 GFLOP a step, as fast as `torch.mm` is."""
     floor = case["floor"]
-    return row["median"] / (3.3e9 * case["values"]["T"] * floor["seconds"] / floor["operations"])
+    return row["median"] / (3.3e9 * case["values"]["T"] * floor.get("mm", floor["seconds"]) / floor["operations"])
 
 
 def error(case: Case, row: Row) -> float | None:
@@ -102,7 +102,7 @@ TARGETS: dict[str, tuple[Target, ...]] = {
         Target("times less memory than higher", smaller_than("higher"), 15),
         Target("times less memory than checkpointed JAX", smaller_than("JAX scan, checkpointed"), 1),
         Target("of the time of TorchOpt MetaSGD", share_of("TorchOpt MetaSGD"), 0.9, at_least=False),
-        Target("times the floor of 3.3 GFLOP a step", stated_gap, 1.4, at_least=False),
+        Target("times the floor of 3.3 GFLOP a step by `torch.mm`", stated_gap, 1.4, at_least=False),
     ),
     "W3": (Target("largest error of an exact mode", error, 1e-9, at_least=False),),
     "W4": (

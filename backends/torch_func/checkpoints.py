@@ -23,6 +23,9 @@ Back = Callable[[list[Any], int, int], None]
 Again = Callable[[Any, int, int], list[Any]]
 Pulls = Callable[[list[Any]], None]
 
+LARGE_STATE = 1 << 20
+"""bytes of a state from which its memory is given back"""
+
 
 def segments(steps: int, count: int) -> list[tuple[int, int]]:
     """0..steps in `count` runs of nearly equal length (at most one each step), as (first, last)."""
@@ -91,6 +94,26 @@ def walk_back(
         back(advance(kept[number], first, last)[:-1], first, last)  # no name: its states go before the next are made
 
 
+def bytes_kept(state: State) -> int:
+    """Bytes of the tensors of a state."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves(state))
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library can.
+
+    States that are kept leave gaps between them that glibc does not use again for arrays of the same size: without this
+    100 steps of 2.7 MB hold 92 MB where 69 are in use, with it 80. It takes as long as the system needs to give the
+    memory out again, about a quarter more of those steps; so for large states only, and after every second run.
+    """
+    import ctypes
+    import sys
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def walk_back_pulled(
     back: Pulls, again: Again, states: list[State], runs: list[tuple[int, int]], taken: int | None = None
 ) -> None:
@@ -104,6 +127,8 @@ def walk_back_pulled(
     for first, end in reversed(runs[: len(kept)]):
         last = end if taken is None else min(end, taken)
         state = kept.pop()
+        if len(kept) % 2 and bytes_kept(state) >= LARGE_STATE:
+            give_back()
         if first < last:
             pulls = again(state, first, last)
             del state

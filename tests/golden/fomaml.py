@@ -1,4 +1,4 @@
-"""fomaml: emitted by bilevel 0.1.0, plan c851db, hypergradients biased. Needs torch alone.
+"""fomaml: emitted by bilevel 0.1.0, plan 3c08fa, hypergradients biased. Needs torch alone.
 
     phase, = build(net=..., tasks=...)
     key = make_key(seed)

@@ -1,4 +1,4 @@
-"""hpo: emitted by bilevel 0.1.0, plan ca9906, hypergradients exact. Needs torch alone.
+"""hpo: emitted by bilevel 0.1.0, plan 76b97d, hypergradients exact. Needs torch alone.
 
     phase, = build(net=..., data=...)
     key = make_key(seed)

@@ -1,4 +1,4 @@
-"""maml_sine: emitted by bilevel 0.1.0, plan fe3e07, hypergradients exact. Needs torch alone.
+"""maml_sine: emitted by bilevel 0.1.0, plan c709a7, hypergradients exact. Needs torch alone.
 
     phase, = build(net=..., tasks=...)
     key = make_key(seed)
