@@ -156,3 +156,10 @@ def test_what_fails_ahead_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(ahead, "pick_vec_isa", broken)
     assert ahead.begun.__wrapped__(torch.float32).wait(5.0)
+
+
+def test_with_a_torch_that_was_not_tried_inductor_compiles_as_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.12.0")
+    with batches.together():
+        assert AsyncCompile.cpp_pybinding is batches.OWN_BINDING
+        assert AsyncCompile.wait is batches.OWN_WAIT

@@ -13,6 +13,8 @@ from torch.func import grad, jvp, vjp, vmap
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import w1_glyphs
+from benchmarks.own import own
 from bilevel.backends.torch_func.trace import channels, graph
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.signature import flatten
@@ -318,3 +320,16 @@ def test_arrays_that_a_function_holds() -> None:
         return images * held, functional.conv2d(images, held[:, :, :2, :2])
 
     traced(function, random(2, 3, 6, 6), random(3, 3, 3, 3))
+
+
+def test_the_network_of_w1_has_the_hypergradient_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64: in float32 activations that are within rounding of 0 tell sides apart (`w1_glyphs.ACROSS`)."""
+    values = {"tasks": 1}
+    made, data = w1_glyphs.network, w1_glyphs.arrays(values)
+    text = w1_glyphs.RECIPE.replace("TASKS", "1").replace("MODE", w1_glyphs.KEPT).replace("COPIES", "loop")
+    found = own(text, "fx", "float64").run()
+    monkeypatch.setattr(w1_glyphs, "network", lambda native=True: made(native).double())
+    double = {name: part.astype("float64") if part.dtype == "float32" else part for name, part in data.items()}
+    expected = w1_glyphs.loop(values, double).run()
+    ours, plain = torch.cat([torch.as_tensor(a).flatten() for a in found]), torch.cat([b.flatten() for b in expected])
+    assert float((ours - plain).norm() / plain.norm()) < 1e-12

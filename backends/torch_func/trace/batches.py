@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch._inductor.async_compile import AsyncCompile, get_compile_threads
 from torch._inductor.codecache import CodeCacheFuture, CppPythonBindingsCodeCache
 
@@ -27,6 +28,8 @@ FEWEST = 4
 """functions that are worth a file more, where there is a thread for it"""
 BINDINGS = "#define PY_SSIZE_T_CLEAN\n#include <Python.h>\n#include <sstream>\n#include <cstdlib>\n#include <cerrno>\n"
 """headers of Inductor's text around a function, read before the namespaces are opened"""
+KNOWN = ("2.13.",)
+"""the versions of torch whose Inductor writes C++ in that form, through these functions that are no part of its interface"""
 OWN_BINDING, OWN_WAIT = AsyncCompile.cpp_pybinding, AsyncCompile.wait
 
 
@@ -128,7 +131,13 @@ def _text(loops: Sequence[Loops]) -> str:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """While it lasts, functions that a module of Inductor's has are compiled together when it waits for them."""
+    """While it lasts, functions that a module of Inductor's has are compiled together when it waits for them.
+
+    With a torch whose Inductor this was not written for, nothing is changed: it takes longer and gives the same.
+    """
+    if not torch.__version__.startswith(KNOWN):
+        yield
+        return
 
     def binding(self: AsyncCompile, types: list[str], source: str) -> Any:
         found = LOOPS.match(source)
@@ -147,8 +156,9 @@ def together() -> Iterator[None]:
         OWN_WAIT(self, scope)
 
     compiler: Any = AsyncCompile
+    before = compiler.cpp_pybinding, compiler.wait
     compiler.cpp_pybinding, compiler.wait = binding, wait
     try:
         yield
     finally:
-        compiler.cpp_pybinding, compiler.wait = OWN_BINDING, OWN_WAIT
+        compiler.cpp_pybinding, compiler.wait = before
