@@ -316,11 +316,24 @@ def test_a_seed_is_a_whole_number_of_64_bits(bilevel: Command, verb: str, seed: 
     assert said.code == 2 and f"error: argument --seed: `{seed}` is " in said.err
 
 
+INTERRUPTED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind it with Ctrl-C ignored
+
+class Finder:
+    def find_spec(self, name, *more):
+        if name == "bilevel.command":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from bilevel.__main__ import main
+sys.exit(main())
+"""
+
+
 def test_interrupted_while_it_is_loaded_is_no_traceback() -> None:
-    python = "import signal, sys\nclass Finder:\n    def find_spec(self, name, *more):\n        if name == 'bilevel.command':\n            signal.raise_signal(signal.SIGINT)\n"
-    program = f"{python}sys.meta_path.insert(0, Finder())\nfrom bilevel.__main__ import main\nsys.exit(main())"
     ran = subprocess.run(
-        [sys.executable, "-c", program, "list"],
+        [sys.executable, "-c", INTERRUPTED, "list"],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(ROOT)},
