@@ -18,6 +18,7 @@ from benchmarks.own import own
 from bilevel.backends.torch_func.trace import channels, graph
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.signature import flatten
+from tests.kernels.tools import graph_of
 
 FLOAT = torch.float64
 POOLS = ({}, {"stride": 1}, {"kernel_size": 3, "stride": 2, "padding": 1}, {"ceil_mode": True})
@@ -41,18 +42,7 @@ def whole(*shape: int, seed: int = 0) -> Tensor:
 
 def traced(function: Callable[..., Any], *arguments: Any) -> Traced:
     """The graph of a function, whose results are those of the function, contiguous."""
-    given = list[Any]()
-    flatten(arguments, given)
-    made = graph.trace(function, arguments, given, FLOAT)
-    results = made.module(*[given[place] for place in made.inputs])
-    found = [given[place] if is_given else results[place] for is_given, place in made.sources]
-    expected = list[Any]()
-    flatten(function(*arguments), expected)
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        assert a.shape == b.shape and a.is_contiguous()
-        assert float((a - b).norm()) <= 1e-12 * max(float(b.norm()), 1.0)
-    return made
+    return graph_of(function, *arguments, least=1.0)
 
 
 def operators(function: Callable[..., Any], *arguments: Any) -> Operators:

@@ -16,7 +16,7 @@ from bilevel.backends.torch_func.trace import graph
 from bilevel.backends.torch_func.trace.biases import apart
 from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.nodes import aten
-from bilevel.backends.torch_func.trace.signature import flatten
+from tests.kernels.tools import graph_of
 
 FLOAT = torch.float64
 BATCH, ROWS, INNER, COLUMNS = 3, 4, 5, 6
@@ -28,17 +28,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def rewritten(function: Callable[..., Any], *arguments: Tensor) -> Counter[str]:
     """The operators of the graph of a function, by name; its results are those of the function."""
-    leaves = list[Any]()
-    flatten(arguments, leaves)
-    traced = graph.trace(function, arguments, leaves, FLOAT)
-    results = traced.module(*[arguments[place] for place in traced.inputs])
-    found = [arguments[place] if given else results[place] for given, place in traced.sources]
-    expected = list[Any]()
-    flatten(function(*arguments), expected)
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        assert float((a - b).norm()) <= 1e-12 * max(float(b.norm()), 1e-300)
+    traced = graph_of(function, *arguments)
     return Counter(node.target.__name__ for node in traced.module.graph.nodes if node.op == "call_function")
 
 
