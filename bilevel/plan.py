@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from bilevel.backends.torch_func.trace.compilers import Kind
+    from bilevel.graph import Flow
 
 Operation = Literal["let", "draw", "start", "objective", "gradient", "update", "forward", "pullback", "step", "report"]
 
@@ -108,24 +109,24 @@ class Plan:
     """copies at a time that the planner took by itself, by index"""
 
     @cached_property
-    def graph(self) -> nx.DiGraph:
+    def flow(self) -> Flow:
         """The steps and what flows between them; made when it is first read, since most checks read none of it."""
-        from bilevel.graph import graph_of
+        from bilevel.graph import flow_of
 
-        return graph_of(self.program, self.facts, self.choices)
+        return flow_of(self.program, self.facts, self.choices)
 
-    @property
+    @cached_property
+    def graph(self) -> nx.DiGraph:
+        """The steps and what flows between them, as a graph of networkx."""
+        return self.flow.graph()
+
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
         """All steps, each after those whose values it uses, and the levels inside before the steps of a level.
 
         What enters a level from those around it does not count: the steps of one level stay together.
         """
-        import networkx as nx
-
-        order = {name: place for place, name in enumerate(self.graph.nodes)}
-        within = nx.subgraph_view(self.graph, filter_edge=lambda a, b: "entering" not in self.graph.edges[a, b])
-        names = nx.lexicographical_topological_sort(within, key=order.__getitem__)
-        return tuple(self.graph.nodes[name]["step"] for name in names)
+        return tuple(self.flow.ordered())
 
     def why(self, level: str, mode: str) -> str:
         """Why a level is, or is not, differentiated by a mode, in one sentence."""
@@ -167,20 +168,20 @@ class Plan:
     def identity(self) -> str:
         """Six hexadecimal digits that change when the recipe's meaning or a decision changes."""
         words = [repr(self.program.recipe)]
-        words += [f"{c.level} {c.mode} {_spelled(c.adjoint)}" for c in self.choices.values()]
+        words += [f"{c.level} {c.mode} {spelled(c.adjoint)}" for c in self.choices.values()]
         words += [f"{s.name} {s.repeats} {s.copies}" for s in self.steps]
         words += [f"{name} {size}" for name, size in self.chunks.items()]
         return hashlib.blake2b("\n".join(words).encode(), digest_size=3).hexdigest()
 
 
-def _spelled(value: object) -> str:
+def spelled(value: object) -> str:
     """As `repr`, with expressions as the recipe spells them: their sets have no order of their own."""
     if isinstance(value, ir.Expr):
         return value.span.text
     if isinstance(value, tuple):
-        return f"({', '.join(map(_spelled, value))})"
+        return f"({', '.join(map(spelled, value))})"
     if is_dataclass(value) and not isinstance(value, type):
-        parts = ", ".join(f"{f.name}={_spelled(getattr(value, f.name))}" for f in fields(value))
+        parts = ", ".join(f"{f.name}={spelled(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({parts})"
     return repr(value)
 
@@ -191,6 +192,6 @@ def repeats_of(level: ir.Level) -> str:
     if isinstance(duration, ir.Steps):
         first = duration.first.span.text if duration.first is not None else None
         count = duration.count.span.text
-        spelled = str(duration.count.value) if isinstance(duration.count, ir.Constant) else count
-        return spelled if first is None else f"{first}..{spelled}"
+        number = str(duration.count.value) if isinstance(duration.count, ir.Constant) else count
+        return number if first is None else f"{first}..{number}"
     return f"up to {duration.cap.span.text}" if isinstance(duration, ir.Until) else "?"

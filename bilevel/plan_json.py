@@ -147,4 +147,4 @@ def _nodes(plan: Plan) -> list[dict[str, object]]:
 
 
 def _edges(plan: Plan) -> list[list[str]]:
-    return sorted([a, b, kind] for a, b, kind in plan.graph.edges(data="kind"))
+    return sorted([before, after, kind] for (before, after), kind in plan.flow.edges.items())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bilevel import ir
 from bilevel.commands.console import aligned
 from bilevel.dsl.format import print_recipe
-from bilevel.plan import Plan
+from bilevel.plan import Plan, spelled
 from bilevel.recipe import Recipe
 
 
@@ -60,9 +60,10 @@ def scheduled(plan: Plan) -> str:
     rows = [("level", "mode", "class", "by", "how")]
     for choice in plan.choices.values():
         by = "the schedule" if choice.pinned else "the planner"
-        rows.append((choice.level, choice.mode, choice.exactness, by, str(choice.adjoint or "no derivative")))
+        how = "no derivative" if choice.adjoint is None else spelled(choice.adjoint)
+        rows.append((choice.level, choice.mode, choice.exactness, by, how))
     steps = [("step", "after")]
     for step in plan.steps:
-        before = sorted(f"{a} ({kind})" for a, _, kind in plan.graph.in_edges(step.name, data="kind"))
+        before = sorted(f"{a} ({kind})" for (a, b), kind in plan.flow.edges.items() if b == step.name)
         steps.append((step.name, ", ".join(before)))
     return "\n".join([*aligned(rows), "", *aligned(steps)])
