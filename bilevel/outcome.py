@@ -6,7 +6,7 @@ others the first and last value of every report and its curve.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from bilevel.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from bilevel.recipes.summaries import Summary
 
 PICTURE_WIDTH, PICTURE_HEIGHT = 4.2, 3.0
 """Inches of one curve."""
@@ -43,17 +45,24 @@ class Outcome:
 
 
 def outcome(run: Run, seconds: float) -> Outcome:
-    """The result of a finished run; pictures are drawn where it has a folder."""
+    """The result of a finished run; pictures are drawn where it has a folder.
+
+    Levels are solved as they are for it: once, for a few copies of another size, where a kernel would not pay back.
+    """
     from bilevel.recipes.summaries import special
 
-    own = special(run)
-    tables = [report_table(run)] if own is None else [own.table]
-    pictures: list[tuple[str, Path]] = []
-    if run.folder is not None:
-        if own is not None and own.draw is not None:
-            pictures.append((own.caption, own.draw(run.folder)))
-        pictures.append(("curves", draw_curves(run, run.folder / "curves.png")))
+    with run.program.kernels.resting():
+        own = special(run)
+        tables = [report_table(run)] if own is None else [own.table]
+        pictures = [] if run.folder is None else list(_pictures(run, run.folder, own))
     return Outcome(headline(run, seconds), [table for table in tables if table.rows], pictures)
+
+
+def _pictures(run: Run, folder: Path, own: Summary | None) -> Iterator[tuple[str, Path]]:
+    """What each shows, and its file."""
+    if own is not None and own.draw is not None:
+        yield own.caption, own.draw(folder)
+    yield "curves", draw_curves(run, folder / "curves.png")
 
 
 def headline(run: Run, seconds: float) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bilevel.backends.torch_func.keyed import fold, uniform
+from bilevel.backends.torch_func.keyed import fold, fold_each, uniform
 from bilevel.dsl.datatypes import real, record, records, stream
 from bilevel.recipes.records import Samples, Task, TaskSplits, interval, require_positive
 from bilevel.registry import tasks
@@ -18,6 +18,9 @@ TASK = record(
     support=records("shots", x=real(1), y=real(1)),
     query=records("queries", x=real(1), y=real(1)),
 )
+
+DRAWN = ("amplitude", "phase", "support", "query")
+"""what is drawn of a wave, each by a key of its own"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +39,24 @@ class SineTasks:
     def sample(self, keys: Tensor) -> Task:
         """One wave per key: x and y are real[..., shots, 1] in the support, real[..., queries, 1] in the query."""
         keys = fold(keys.to(self.device), "sine", self.split)
-        amplitude = self._draw(fold(keys, "amplitude"), self.amplitude, 1, 1)
-        phase = self._draw(fold(keys, "phase"), self.phase, 1, 1)
-        support = self._draw(fold(keys, "support"), self.inputs, self.shots, 1)
-        query = self._draw(fold(keys, "query"), self.inputs, self.queries, 1)
+        # In float64, so that a wave in float32 is the rounded wave in float64.
+        unit = uniform(fold_each(keys, *DRAWN), max(self.shots, self.queries), dtype=torch.float64)[..., None]
+        amplitude, phase = (_within(unit[..., i, :1, :], b) for i, b in enumerate((self.amplitude, self.phase)))
+        support = _within(unit[..., 2, : self.shots, :], self.inputs)
+        query = _within(unit[..., 3, : self.queries, :], self.inputs)
         return Task(*(self._samples(x, amplitude * torch.sin(x + phase)) for x in (support, query)))
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> SineTasks:
         """The same waves on `device`, in `dtype`."""
         return replace(self, device=torch.device(device), dtype=dtype)
 
-    def _draw(self, keys: Tensor, bounds: tuple[float, float], *shape: int) -> Tensor:
-        """In float64, so that a wave in float32 is the rounded wave in float64."""
-        return uniform(keys, *shape, low=bounds[0], high=bounds[1], dtype=torch.float64)
-
     def _samples(self, x: Tensor, y: Tensor) -> Samples:
         return Samples(x.to(self.dtype), y.to(self.dtype))
+
+
+def _within(unit: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Numbers in [0, 1) moved into bounds."""
+    return bounds[0] + (bounds[1] - bounds[0]) * unit
 
 
 @tasks(yields=record(train=stream(TASK), val=stream(TASK), test=stream(TASK)))

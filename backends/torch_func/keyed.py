@@ -21,9 +21,9 @@ MASK = (1 << 64) - 1
 
 def mix(z: Tensor) -> Tensor:
     """The finaliser of splitmix64 on int64 tensors of any shape; products wrap around, shifts are logical."""
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * FIRST
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * SECOND
-    return z ^ ((z >> 31) & ((1 << 33) - 1))
+    z = (z >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(z).mul_(FIRST)
+    z = (z >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(z).mul_(SECOND)
+    return (z >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(z)
 
 
 def make_key(seed: int, device: torch.device | str = "cpu") -> Tensor:
@@ -42,6 +42,12 @@ def fold(key: Tensor, *words: str | int | Tensor) -> Tensor:
         else:
             key = mix(mix(key + GOLDEN) ^ mixed_number(_number(word)))
     return key
+
+
+def fold_each(key: Tensor, *words: str | int) -> Tensor:
+    """The keys of several parts of what `key` stands for, key.shape + [n]: what `fold` gives for each, at once."""
+    mixed = torch.tensor([mixed_number(_number(word)) for word in words], dtype=torch.int64, device=key.device)
+    return mix(mix(key[..., None] + GOLDEN) ^ mixed)
 
 
 def mixed_number(number: int) -> int:
@@ -90,5 +96,8 @@ def permutation(key: Tensor, size: int) -> Tensor:
 
 
 def choose(key: Tensor, count: int, size: int) -> Tensor:
-    """`count` different positions out of `size`, int64 of shape key.shape + [count]; needs count <= size."""
-    return permutation(key, size)[..., :count]
+    """`count` different positions out of `size`, int64 of shape key.shape + [count]; needs count <= size.
+
+    The first of `permutation(key, size)`, without sorting the others: cost size + count log count.
+    """
+    return torch.topk(bits(key, size), count, largest=False, sorted=True).indices

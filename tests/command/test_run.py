@@ -28,6 +28,18 @@ def test_run_ends_with_plan_table_and_pictures(bilevel: Command, here: Path) -> 
     assert "meta  0/6  val " in said.err
 
 
+def test_what_is_shown_at_the_end_makes_no_kernels(here: Path) -> None:
+    """The waves of the picture are of another size than those of the run: a kernel for them would not pay back."""
+    import bilevel as bl
+    from bilevel.outcome import outcome
+
+    program = bl.compile(bl.load(here / "tiny.bl"), compile="fx")
+    run = program.run(out=here / "run")
+    made = list(program.kernels.made)
+    assert made and outcome(run, 1.0).pictures
+    assert program.kernels.made == made
+
+
 def test_table_is_the_reports_of_the_recipe(bilevel: Command) -> None:
     content = json.loads(bilevel("run", "tiny.bl", "--json").out)
     table = content["tables"][0]["rows"]

@@ -46,9 +46,9 @@ MASK = (1 << 64) - 1
 
 def mix(z: Tensor) -> Tensor:
     """The finaliser of splitmix64 on int64 tensors of any shape; products wrap around, shifts are logical."""
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * FIRST
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * SECOND
-    return z ^ ((z >> 31) & ((1 << 33) - 1))
+    z = (z >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(z).mul_(FIRST)
+    z = (z >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(z).mul_(SECOND)
+    return (z >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(z)
 
 
 def make_key(seed: int, device: torch.device | str = "cpu") -> Tensor:
@@ -109,14 +109,12 @@ def normal(
     return (mean + deviation * radius * torch.cos(angle)).to(dtype)
 
 
-def permutation(key: Tensor, size: int) -> Tensor:
-    """A random order of 0..size-1, int64 of shape key.shape + [size]; cost size log size."""
-    return torch.argsort(bits(key, size), dim=-1, stable=True)
-
-
 def choose(key: Tensor, count: int, size: int) -> Tensor:
-    """`count` different positions out of `size`, int64 of shape key.shape + [count]; needs count <= size."""
-    return permutation(key, size)[..., :count]
+    """`count` different positions out of `size`, int64 of shape key.shape + [count]; needs count <= size.
+
+    The first of `permutation(key, size)`, without sorting the others: cost size + count log count.
+    """
+    return torch.topk(bits(key, size), count, largest=False, sorted=True).indices
 
 
 Tree: TypeAlias = Any
