@@ -5,7 +5,7 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <bit>
+#include <cstring>
 #include <vector>
 
 template <typename T>
@@ -164,7 +164,9 @@ extern "C" void kernel(const NUMBER* a, const NUMBER* b, const NUMBER* added, NU
                        int64_t rows, int64_t inner, int64_t columns, int64_t is_added, int64_t turn_a, int64_t turn_b,
                        int64_t threads) {
   using Product = Small<NUMBER>;
-  const auto scale = NUMBER(std::bit_cast<double>(scale_bits));  // a call has arrays and whole numbers only
+  double given;  // a call has arrays and whole numbers only; C++17, which Inductor of torch 2.11 asks for, has no bit_cast
+  std::memcpy(&given, &scale_bits, sizeof given);
+  const auto scale = NUMBER(given);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::vector<NUMBER> turned(turn_b ? inner * Product::PANEL : 0);
