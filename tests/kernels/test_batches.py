@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -158,8 +159,17 @@ def test_what_fails_ahead_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert ahead.begun.__wrapped__(torch.float32).wait(5.0)
 
 
+def test_options_are_set_while_the_compiler_is_asked_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to torch 2.11 all threads would compile with them, and take them for what the user said."""
+    told: list[tuple[str, Any]] = []
+    monkeypatch.setattr(ahead, "pick_vec_isa", lambda: told.append(("asks", config.cpp.vec_isa_ok)))
+    monkeypatch.setattr(ahead, "loop", lambda dtype: told.append(("compiles", config.cpp.vec_isa_ok)))
+    ahead._prepare(Event(), torch.float32)
+    assert told == [("asks", True), ("compiles", None)]
+
+
 def test_with_a_torch_that_was_not_tried_inductor_compiles_as_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "__version__", "2.12.0")
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
     with batches.together():
         assert AsyncCompile.cpp_pybinding is batches.OWN_BINDING
         assert AsyncCompile.wait is batches.OWN_WAIT

@@ -50,16 +50,18 @@ def begun(dtype: torch.dtype) -> Event:
 
 
 def _prepare(asked: Event, dtype: torch.dtype) -> None:
-    """Ask for the instructions, then compile the loop of small products, or nothing: for either the header is made."""
+    """Ask for the instructions, then compile the loop of small products, or nothing: for either the header is made.
+
+    Options are set while it asks, and no longer: up to torch 2.11 every thread sees what one has set.
+    """
     try:
-        with config.patch(options()):
-            with ONE:
-                pick_vec_isa()
-            asked.set()
-            if dtype in NUMBERS:
-                loop(dtype)
-            else:
-                CppPythonBindingsCodeCache.load_pybinding([], EMPTY)
+        with ONE, config.patch(options()):
+            pick_vec_isa()
+        asked.set()
+        if dtype in NUMBERS:
+            loop(dtype)
+        else:
+            CppPythonBindingsCodeCache.load_pybinding([], EMPTY)
     except Exception:  # noqa: BLE001, S110 - the first kernel meets it again, and says it
         pass
     finally:

@@ -28,7 +28,7 @@ FEWEST = 4
 """functions that are worth a file more, where there is a thread for it"""
 BINDINGS = "#define PY_SSIZE_T_CLEAN\n#include <Python.h>\n#include <sstream>\n#include <cstdlib>\n#include <cerrno>\n"
 """headers of Inductor's text around a function, read before the namespaces are opened"""
-KNOWN = ("2.13.",)
+KNOWN = ("2.11.", "2.12.", "2.13.")
 """the versions of torch whose Inductor writes C++ in that form, through these functions that are no part of its interface"""
 OWN_BINDING, OWN_WAIT = AsyncCompile.cpp_pybinding, AsyncCompile.wait
 
