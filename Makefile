@@ -8,8 +8,12 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
 # A python that is found may still not start (a pyenv shim) or make no environment (Debian packs venv apart).
 USABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-# In an activated environment torch belongs to that environment, where .venv does not see it.
-HAS_TORCH = import sys, torch; sys.exit(sys.prefix != sys.base_prefix or torch.__version__ < "2.11")
+HAS_TORCH = import sys, torch; sys.exit(torch.__version__ < "2.11")
+# A PyTorch that is there is used where it is new enough, and never replaced: .venv sees what its interpreter sees.
+ITS_TORCH = import torch; v = torch.__version__; print(f" and its PyTorch {v}" if v >= "2.11" else f", not its PyTorch {v}")
+# To an environment made from another one, that one's packages have to be named.
+FOLDERS = import sys; print(*(p for p in sys.path if p.endswith("-packages") and sys.prefix != sys.base_prefix), sep="\n")
+OUTER = import site; print(site.getsitepackages()[0] + "/outer.pth")
 
 .PHONY: help run test check format recipes peers bench bench-gpu
 help:  ## this list
@@ -56,7 +60,7 @@ format: $(READY)  ## one layout, and the lint that can repair itself
 # PyTorch goes first and by its exact version: as a mere dependency it may arrive with gigabytes of CUDA.
 $(READY): pyproject.toml
 	@$(BIN)/python -c '' 2>/dev/null || { $(make_environment); }
-	@$(BIN)/python -c 'import torch' 2>/dev/null || { echo "Installing $(TORCH)"; $(PIP) $(TORCH); }
+	@$(BIN)/python -c '$(HAS_TORCH)' 2>/dev/null || { echo "Installing $(TORCH)"; $(PIP) $(TORCH); }
 	@echo "Installing bilevel and its tools"
 	@$(PIP) --editable '.[dev]'
 	@touch $@
@@ -70,7 +74,9 @@ if [ -z "$$python" ]; then \
     echo "(on Debian and Ubuntu: apt install python3 python3-venv). One elsewhere: make PYTHON=/path/to/python ..." >&2; \
     exit 1; \
 fi; \
-if $$python -c '$(HAS_TORCH)' 2>/dev/null; then shared=--system-site-packages; else shared=; fi; \
-echo "Setting up .venv with $$($$python --version)$${shared:+ and its PyTorch} (once, a few minutes)"; \
-$$python -m venv $$shared .venv
+its=$$($$python -W ignore -c '$(ITS_TORCH)' 2>/dev/null); \
+case "$$its" in *and*) shared=--system-site-packages ;; *) shared= ;; esac; \
+echo "Setting up .venv with $$($$python --version)$$its (once, a few minutes)"; \
+$$python -m venv $$shared .venv && \
+if [ -n "$$shared" ]; then $$python -c '$(FOLDERS)' > "$$($(BIN)/python -c '$(OUTER)')"; fi
 endef

@@ -100,7 +100,7 @@ def finished(process: subprocess.Popen[str]) -> Said:
 
 def wait_for_lines(path: Path, lines: int) -> None:
     """Until a file has so many lines."""
-    end = time.monotonic() + 40
+    end = time.monotonic() + 80
     while time.monotonic() < end:
         if path.exists() and path.read_text("utf-8").count("\n") >= lines:
             return
