@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from operator import add, attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,17 @@ class Work:
         return Work(**inside)
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Work(*map(add, values(self), values(other)))
 
     def __sub__(self, other: Work) -> Work:
         return self + -1.0 * other
 
     def __rmul__(self, factor: float) -> Work:
-        return Work(*(factor * getattr(self, f.name) for f in fields(self)))
+        return Work(*(factor * value for value in values(self)))
+
+
+values: Callable[[Work], tuple[float, ...]] = attrgetter(*(f.name for f in fields(Work)))
+"""the numbers of a `Work`, in the order of its fields"""
 
 
 EACH = {

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from bilevel.costs import Work
+from bilevel.costs import Work, values
 
 aten = torch.ops.aten
 CONVOLUTIONS = (aten.convolution, aten.convolution_backward, aten._convolution)
@@ -49,19 +50,22 @@ def _signature(func: Any, args: Any, kwargs: Any) -> Any:
     if func._schema.is_mutable:
         return None
     key = [func]
-    for leaf in tree_leaves((args, kwargs)):
-        if not isinstance(leaf, Tensor):
-            key.append((type(leaf), leaf))
-        elif _is_plain(leaf):
-            key.append((leaf.shape, leaf.stride(), leaf.dtype))
-        else:
-            return None
+    for value in (*args, *kwargs, *kwargs.values()):  # operators take lists, but no lists of lists
+        leaves = value if isinstance(value, list | tuple) else (value,)
+        key.append(len(leaves))
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                key.append((type(leaf), leaf))
+            elif _is_plain(leaf):
+                key.append((leaf.shape, leaf.stride(), leaf.dtype))
+            else:
+                return None
     return tuple(key)
 
 
 def _is_plain(leaf: Tensor) -> bool:
     """No numbers, and not one of the zeros that forward mode keeps as a flag."""
-    return leaf.device.type == "meta" and not leaf._is_zerotensor()
+    return leaf.is_meta and not leaf._is_zerotensor()
 
 
 def _made(func: Any, args: Any, kwargs: Any, result: Any, single: bool) -> _Made:
@@ -106,7 +110,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.done = Work()
+        self.done = values(Work())
+        """the numbers of a `Work`, which takes longer to make than all else that is done for an operator"""
         self.views = self.layers = self.transforms = self.depth = 0
         self.now = self.peak = self.reused = self.highest = self.fresh = 0
         self.known: set[int] = set()
@@ -117,14 +122,14 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def work(self) -> Work:
         """All that was counted so far."""
         names = ("fresh", "views", "layers", "transforms", "peak")
-        return self.done + self.kernels + Work(**{name: float(getattr(self, name)) for name in names})
+        return Work(*self.done) + self.kernels + Work(**{name: float(getattr(self, name)) for name in names})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.layers += self.depth
         if func.is_view or func._overloadpacket is aten._unsafe_view:
             self.views += 1
             return func(*args, **(kwargs or {}))
-        key = _signature(func, args, kwargs)
+        key = _signature(func, args, kwargs or {})
         if key is None or key not in SEEN:
             result, made = self._first(func, args, kwargs or {})
             if key is not None and made is not None:
@@ -134,7 +139,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs = [torch.empty_strided(*shape, dtype=dtype, device="meta") for shape, dtype in made.outputs]
             result = outputs[0] if made.single else tuple(outputs)
         found = made if made is not None else _made(func, args, kwargs or {}, result, single=True)
-        self.done += found.work
+        self.done = tuple(map(add, self.done, values(found.work)))
         for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._meet(leaf.untyped_storage())

@@ -110,7 +110,7 @@ def active_levels(coder: Coder, level: ir.Level) -> list[ir.Level]:
 
 def is_pulled(coder: Coder, inner: ir.Level) -> bool:
     """Whether a level has a pullback: inside `next` it is differentiated together with the step around it."""
-    return f"{inner.name}.pullback" in coder.plan.graph
+    return f"{inner.name}.pullback" in coder.plan.flow.nodes
 
 
 def is_windowed(plan: Plan, inner: ir.Level) -> bool:

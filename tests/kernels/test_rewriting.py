@@ -85,6 +85,16 @@ def test_whole_numbers_are_left_alone() -> None:
     assert rewritten(f, A)["index.Tensor"] == 1
 
 
+def test_a_whole_number_and_a_real_one_are_not_the_same() -> None:
+    places = torch.arange(4)
+
+    def f(a: Tensor, p: Tensor) -> Tensor:
+        return a[..., :4] * (p + 1.0) + a[..., p + 1]
+
+    assert rewritten(f, A, places)["add.Tensor"] == 3
+    assert rewritten(lambda a, p: a[..., p + 1] * a[..., p + 1], A, places)["add.Tensor"] == 1
+
+
 def test_a_sum_of_two_thin_products_is_one_product() -> None:
     thin = [random(BATCH, 12, 3, seed=place) for place in range(4)]
     found = rewritten(lambda a, b, c, d: a @ b.mT + c @ d.mT, *thin)

@@ -41,7 +41,6 @@ def by_channel(module: fx.GraphModule) -> fx.GraphModule:
     for node in list(module.graph.nodes):
         passes.visit(node)
     module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

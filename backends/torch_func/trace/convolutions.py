@@ -23,7 +23,6 @@ def faster_convolutions(module: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_function" and node.target is aten.convolution_backward.default:
             _read_only(node)
     module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

@@ -23,7 +23,6 @@ def fused(module: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_function" and node.target in SIGNS and not node.kwargs and len(arguments(node)) == 2:
             _joined(node)
     module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

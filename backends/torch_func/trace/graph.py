@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.dialect.common.cse_pass import CSEPass
 
 from bilevel.backends.torch_func.trace.channels import by_channel
 from bilevel.backends.torch_func.trace.convolutions import faster_convolutions
 from bilevel.backends.torch_func.trace.fused import fused
 from bilevel.backends.torch_func.trace.joins import rejoined
 from bilevel.backends.torch_func.trace.layouts import channels_last, has_images
-from bilevel.backends.torch_func.trace.nodes import tensor_of
+from bilevel.backends.torch_func.trace.nodes import replace, tensor_of
 from bilevel.backends.torch_func.trace.normalising import written_out
 from bilevel.backends.torch_func.trace.pooling import pooled_first
 from bilevel.backends.torch_func.trace.products import rewritten
@@ -72,7 +71,13 @@ def trace(function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list
 
     def made() -> fx.GraphModule:
         with torch.no_grad():
-            return make_fx(functionalize(flat), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+            # Which function of torch an operator came from would be noted by a mode around every call: nothing reads it.
+            return make_fx(
+                functionalize(flat),
+                tracing_mode="fake",
+                _allow_non_fake_inputs=True,
+                _disable_torch_fn_metadata_mode=True,
+            )(*inputs)
 
     module = made()
     held = _constants(module)
@@ -100,15 +105,34 @@ def _given(leaf: Any, value: Tensor) -> Any:
 
 
 def _once(module: fx.GraphModule) -> fx.GraphModule:
-    """Every operator on the same values once."""
-    found = CSEPass()(module)
-    module = found.graph_module if found is not None else module
+    """Every operator on the same values once; in place, where torch's own pass copies the graph and its text.
+
+    Numbers are the same where type and digits are: of whole numbers, x + 1 and x + 1.0 differ.
+    """
+    known: dict[Any, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "call_function":
+            first = known.setdefault((node.target, _exactly(node.args), _exactly(node.kwargs)), node)
+            if first is not node:
+                replace(node, first)
     module.graph.eliminate_dead_code()
     return module
 
 
+def _exactly(value: Any) -> Any:
+    """Arguments as a key, equal for the same values alone."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_exactly, value))
+    if isinstance(value, dict):
+        return tuple((name, _exactly(one)) for name, one in value.items())
+    return value if isinstance(value, fx.Node) else (type(value), repr(value))
+
+
 def _reduced(module: fx.GraphModule, form: Any) -> Traced:
-    """Only operators that a result needs, each once, and only inputs that are read."""
+    """Only operators that a result needs, each once, and only inputs that are read.
+
+    What rewrites the graph leaves the module's text as it was: it is made anew once, at the end.
+    """
     module.graph.eliminate_dead_code()
     module = simplified(module)
     module = _once(rewritten(rejoined(_once(module))))

@@ -29,7 +29,6 @@ def rejoined(module: fx.GraphModule) -> fx.GraphModule:
         if alike(found, node):
             replace(node, found)
     module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

@@ -35,7 +35,6 @@ def channels_last(module: fx.GraphModule) -> fx.GraphModule:
         elif node.op == "output":
             node.args = ([_contiguous(value, node) for value in node.args[0]],)
     module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

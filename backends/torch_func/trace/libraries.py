@@ -32,11 +32,11 @@ WIDE = 8
 
 def chosen(module: fx.GraphModule, inductor: bool) -> fx.GraphModule:
     """The graph with every product given to who is fastest at it; changes the graph."""
-    for node in list(module.graph.nodes):
-        if node.op == "call_function" and node.target in PRODUCTS and _is_here(node):
-            _choose(node, inductor)
-    module.graph.eliminate_dead_code()
-    module.recompile()
+    products = [n for n in module.graph.nodes if n.op == "call_function" and n.target in PRODUCTS and _is_here(n)]
+    given_away = [_choose(node, inductor) for node in products]
+    if any(given_away):
+        module.graph.eliminate_dead_code()
+        module.recompile()
     return module
 
 
@@ -45,16 +45,20 @@ def _is_here(node: fx.Node) -> bool:
     return value is not None and value.device.type == "cpu" and value.dtype in NUMBERS
 
 
-def _choose(node: fx.Node, inductor: bool) -> None:
+def _choose(node: fx.Node, inductor: bool) -> bool:
+    """Whether a product was given to another library."""
     left, right = (_unturned(factor) for factor in arguments(node))
     if inductor and left and right and _is_small(node):
         lowered()
         whole, added, scale = _sum_of(node)
         replace(whole, insert(whole, small, left[0], right[0], added, scale, left[1], right[1], _threads(node)))
-    elif _is_large(node) and onednn.is_faster():
+        return True
+    if _is_large(node) and onednn.is_faster():
         one, other = arguments(node)
         turned = arguments(other)[0] if last_two(other) else insert(node, aten.t.default, other)
         replace(node, onednn.call(node, one, turned, inductor))
+        return True
+    return False
 
 
 def _unturned(factor: fx.Node) -> tuple[fx.Node, bool] | None:

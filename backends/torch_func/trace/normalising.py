@@ -30,7 +30,6 @@ def written_out(module: fx.GraphModule) -> fx.GraphModule:
             if node.op == "call_function":
                 rule(node)
         module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

@@ -24,7 +24,6 @@ def pooled_first(module: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_function" and node.target is POOL and arguments(node)[0].target is aten.relu.default:
             _exchange(node)
     module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

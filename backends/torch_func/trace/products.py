@@ -32,7 +32,6 @@ def rewritten(module: fx.GraphModule) -> fx.GraphModule:
             if node.op == "call_function":
                 rule(node)
         module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 

@@ -71,7 +71,6 @@ def simplified(module: fx.GraphModule) -> fx.GraphModule:
             known[zeros] = 0.0
             replace(node, zeros)
     module.graph.eliminate_dead_code()
-    module.recompile()
     return module
 
 
