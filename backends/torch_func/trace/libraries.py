@@ -6,6 +6,7 @@ timing.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -19,9 +20,24 @@ from bilevel.backends.torch_func.trace.small import NUMBERS, lowered, small
 LEAST = 4
 """The least rows, columns and inner length for the loop of ours; Inductor makes sums of products of less."""
 MOST = 1 << 21
-"""The most multiplications of one pair of matrices for that loop, which makes no blocks for the caches."""
+"""The most multiplications of one pair of matrices for that loop where both rows and columns are many, or MKL is fast."""
 PANEL = 1 << 17
-"""The most numbers of a right factor for it."""
+"""The most numbers of a right factor for it then."""
+NARROW = 128
+"""The most rows, or columns, of a product for that loop whatever else its size, where MKL is slow.
+
+On one core of such a processor, GFLOP/s in float32 (float64 about half, twice those of `torch.mm`):
+
+    rows, inner axis, columns            by `torch.mm`   oneDNN    the loop
+    5000 x 784 by 784 x 32                         80      190         220
+    32 x 5000 by 5000 x 784                        80      165         210   the left factor a transposed array
+    784 x 5000 by 5000 x 32                        80       55         200   the same
+    784 x 2000 by 2000 x 64                        90       95         170   the same
+    5000 x 32 by 32 x 10                           25       35          85
+    2000 x 128 by 128 x 784                        50      210         215
+
+With 256 columns neither is faster than the other but for transposed left factors.
+"""
 SHARED = 1 << 18
 """Multiplications from which more than one thread pays."""
 LARGE = 1 << 19
@@ -104,17 +120,18 @@ def _sizes(node: fx.Node) -> tuple[int, int, int, int]:
 
 
 def _is_small(node: fx.Node) -> bool:
-    count, rows, inner, columns = _sizes(node)
-    one = rows * inner * columns
-    if min(rows, inner, columns) < LEAST or one > MOST or inner * columns > PANEL:
+    _, rows, inner, columns = _sizes(node)
+    if min(rows, inner, columns) < LEAST:
         return False
-    return one <= SHARED or count >= torch.get_num_threads()
+    if min(rows, columns) <= NARROW and onednn.is_faster():
+        return True
+    return rows * inner * columns <= MOST and inner * columns <= PANEL
 
 
 def _threads(node: fx.Node) -> int:
-    """Threads share the pairs of matrices, never one product: the bits do not depend on how many there are."""
-    count, rows, inner, columns = _sizes(node)
-    return 1 if count * rows * inner * columns < SHARED else min(count, torch.get_num_threads())
+    """Threads share pairs of matrices, or rows or columns of one, never a sum: the bits do not depend on how many there are."""
+    multiplications = prod(_sizes(node))
+    return 1 if multiplications < SHARED else min(2 * multiplications // SHARED, torch.get_num_threads())
 
 
 def _is_large(node: fx.Node) -> bool:

@@ -1,5 +1,6 @@
-// out[p] = added[p] + scale a[p] b[p] for many small matrices: rows of b in vector registers, numbers of a broadcast, a block of out in
-// registers over all of the inner axis. No blocks for caches: an `a` and a panel of `b` have to fit them.
+// out[p] = added[p] + scale a[p] b[p] for many small matrices, or for one where rows or columns are few: rows of b in vector registers,
+// numbers of a broadcast, a block of out in registers over a stretch of the inner axis. Every number of out is the sum of such stretches,
+// one after the other, whatever the blocks and the threads.
 #include <torch/csrc/inductor/cpp_prefix.h>
 
 #include <omp.h>
@@ -18,6 +19,7 @@ struct Small {
   static constexpr int REGISTERS = 32;
 #endif
   static constexpr int64_t PANEL = 3 * WIDTH;  // columns of b at a time
+  static constexpr int64_t DEPTH = 1024 / sizeof(T);  // of the inner axis at a time: a panel of b stays in a cache
 
   struct Left {  // `rows` rows of a, its numbers at `row` and `column` from each other
     const T* at;
@@ -33,6 +35,7 @@ struct Small {
     int64_t row;
     T scale;
     Out from(int64_t i) const { return {at + i, added ? added + i : added, row, scale}; }
+    Out again() const { return {at, at, row, scale}; }  // to what is there
   };
 
   // R rows of a on C vectors of b. Invariant: all sums stay in registers, R * C + C + 1 of them.
@@ -50,6 +53,8 @@ struct Small {
 #pragma GCC unroll 4
       for (int j = 0; j < C - 1; j++) across[j] = V::loadu(right + j * WIDTH);
       across[C - 1] = WHOLE ? V::loadu(right + (C - 1) * WIDTH) : V::loadu(right + (C - 1) * WIDTH, last);
+#pragma GCC unroll 4
+      for (int j = 0; j < C; j++) __builtin_prefetch(right + (C + j) * WIDTH);  // the panel beside this one is next
 #pragma GCC unroll 16
       for (int i = 0; i < R; i++) {
         const V down(left[i * row]);
@@ -57,7 +62,7 @@ struct Small {
         for (int j = 0; j < C; j++) sums[i][j] = at::vec::fmadd(down, across[j], sums[i][j]);
       }
     }
-    const int64_t rest = WHOLE ? WIDTH : last;
+    const int64_t rest = C > 1 && WHOLE ? WIDTH : last;
     if (out.added) {
       const V scale(out.scale);
 #pragma GCC unroll 16
@@ -82,8 +87,10 @@ struct Small {
     if constexpr (R > 1) {
       if (a.rows < R) return rows<R - 1, C>(a, b, out, inner);
     }
-    if (b.last == WIDTH) return block<R, C, true>(a, b, out, inner);
-    block<R, C, false>(a, b, out, inner);
+    if constexpr (C > 1) {
+      if (b.last < WIDTH) return block<R, C, false>(a, b, out, inner);
+    }
+    block<R, C, true>(a, b, out, inner);
   }
 
   // All rows of a in blocks of nearly the same size.
@@ -98,14 +105,23 @@ struct Small {
     }
   }
 
-  // `columns` rows of a transposed b, turned into columns of a panel.
-  static void turn(const T* b, int64_t columns, int64_t inner, T* turned) {
+  // `columns` rows of a transposed b, `row` from one to the next, turned into columns of a panel.
+  static Right turned(const T* b, int64_t row, int64_t columns, int64_t inner, T* panel) {
     constexpr int64_t SIDE = 32 / sizeof(T);
     const int64_t whole = columns / SIDE * SIDE, whole_inner = inner / SIDE * SIDE;
     for (int64_t j = 0; j < whole; j += SIDE)
-      for (int64_t k = 0; k < whole_inner; k += SIDE) square(b + j * inner + k, inner, turned + k * PANEL + j);
+      for (int64_t k = 0; k < whole_inner; k += SIDE) square(b + j * row + k, row, panel + k * PANEL + j);
     for (int64_t j = 0; j < columns; j++)
-      for (int64_t k = j < whole ? whole_inner : 0; k < inner; k++) turned[k * PANEL + j] = b[j * inner + k];
+      for (int64_t k = j < whole ? whole_inner : 0; k < inner; k++) panel[k * PANEL + j] = b[j * row + k];
+    return {panel, PANEL, (columns - 1) % WIDTH + 1};
+  }
+
+  // `columns` columns of b where they are; less than a vector of the last panel in whole ones, since to load a part of one takes as long
+  // as to multiply with it.
+  static Right straight(const T* b, int64_t row, int64_t columns, int64_t inner, T* panel) {
+    if (columns >= WIDTH) return {b, row, (columns - 1) % WIDTH + 1};
+    for (int64_t k = 0; k < inner; k++) V::loadu(b + k * row, columns).store(panel + k * WIDTH);
+    return {panel, WIDTH, columns};
   }
 
   // 8 x 8 numbers of four bytes or 4 x 4 of eight, turned in registers of 32 bytes.
@@ -146,16 +162,26 @@ struct Small {
     }
   }
 
-  // One product, panel by panel; `turned` has room for a panel.
-  static void one(const Left& a, const T* b, const Out& out, int64_t inner, bool turn_b, T* turned) {
-    const int64_t columns = out.row;
-    for (int64_t j = 0; j < columns; j += PANEL) {
-      const int64_t here = std::min(PANEL, columns - j), last = (here - 1) % WIDTH + 1;
-      if (turn_b) turn(b + j * inner, here, inner, turned);
-      const Right right = turn_b ? Right{turned, PANEL, last} : Right{b + j, columns, last};
-      if (here > 2 * WIDTH) panel<3>(a, right, out.from(j), inner);
-      else if (here > WIDTH) panel<2>(a, right, out.from(j), inner);
-      else panel<1>(a, right, out.from(j), inner);
+  struct Sizes {
+    int64_t rows, inner, columns;
+    bool turn_a, turn_b;
+  };
+
+  // Rows and columns from `row` and `column` on, as many as `size` has, of a product of sizes `all`; `room` has room for a panel.
+  static void part(const T* a, const T* b, const Out& out, const Sizes& all, const Sizes& size, int64_t row, int64_t column, T* room) {
+    const int64_t across = all.turn_a ? 1 : all.inner, down = all.turn_a ? all.rows : 1;
+    for (int64_t k = 0; k < all.inner; k += DEPTH) {
+      const int64_t depth = std::min(DEPTH, all.inner - k);
+      const Left left{a + row * across + k * down, size.rows, across, down};
+      for (int64_t j = column; j < column + size.columns; j += PANEL) {
+        const int64_t here = std::min(PANEL, column + size.columns - j);
+        const Right right = all.turn_b ? turned(b + j * all.inner + k, all.inner, here, depth, room)
+                                       : straight(b + k * all.columns + j, all.columns, here, depth, room);
+        const Out to = k > 0 ? out.from(row * all.columns + j).again() : out.from(row * all.columns + j);
+        if (here > 2 * WIDTH) panel<3>(left, right, to, depth);
+        else if (here > WIDTH) panel<2>(left, right, to, depth);
+        else panel<1>(left, right, to, depth);
+      }
     }
   }
 };
@@ -166,15 +192,24 @@ extern "C" void kernel(const NUMBER* a, const NUMBER* b, const NUMBER* added, NU
   using Product = Small<NUMBER>;
   double given;  // a call has arrays and whole numbers only; C++17, which Inductor of torch 2.11 asks for, has no bit_cast
   std::memcpy(&given, &scale_bits, sizeof given);
-  const auto scale = NUMBER(given);
+  const auto scale = NUMBER(is_added ? given : 1.0);
+  const Product::Sizes all{rows, inner, columns, turn_a != 0, turn_b != 0};
+  // Fewer products than threads: each in parts, of rows or of whole panels.
+  const int64_t parts = count < threads ? (threads + count - 1) / count : 1;
+  const bool by_rows = rows >= columns || columns < threads * Product::PANEL;
+  const int64_t least = by_rows ? 1 : Product::PANEL, units = by_rows ? rows : (columns + least - 1) / least;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    std::vector<NUMBER> turned(turn_b ? inner * Product::PANEL : 0);
+    const bool has_room = turn_b || columns % Product::PANEL;
+    std::vector<NUMBER> room(has_room ? std::min(inner, Product::DEPTH) * Product::PANEL : 0);
 #pragma omp for
-    for (int64_t p = 0; p < count; p++) {
-      const Product::Out all{out, is_added ? added : nullptr, columns, scale};
-      Product::one({a + p * rows * inner, rows, turn_a ? 1 : inner, turn_a ? rows : 1}, b + p * inner * columns,
-                   all.from(p * rows * columns), inner, turn_b, turned.data());
+    for (int64_t t = 0; t < count * parts; t++) {
+      const int64_t p = t / parts, q = t % parts, first = units * q / parts * least, end = units * (q + 1) / parts * least;
+      const Product::Out whole{out, is_added ? added : nullptr, columns, scale};
+      const Product::Out to = whole.from(p * rows * columns);
+      const NUMBER *left = a + p * rows * inner, *right = b + p * inner * columns;
+      if (by_rows) Product::part(left, right, to, all, {end - first, inner, columns}, first, 0, room.data());
+      else Product::part(left, right, to, all, {rows, inner, std::min(end, columns) - first}, 0, first, room.data());
     }
   }
 }

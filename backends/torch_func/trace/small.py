@@ -1,8 +1,9 @@
-"""Products of small matrices in one compiled loop (`small.cpp`), as an operator that Inductor can call.
+"""Products of small or narrow matrices in one compiled loop (`small.cpp`), as an operator that Inductor can call.
 
 The library behind `torch.bmm` on a CPU multiplies 25 pairs of 10 x 40 and 40 x 40 at 60 GFLOP/s on a core that does
 240: each pair is a call with its own preparation, and on other processors than Intel's its vectors have 32 bytes. One
-loop over all pairs, compiled for this processor, reaches 120 to 170.
+loop over all pairs, compiled for this processor, reaches 120 to 170. Where rows or columns are few it needs no copies of
+the factors in blocks, as libraries make them, however long the other axes are: a factor is read where it lies.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def multiplied(
 ) -> Tensor:
     """(..., rows, columns): added + scale * (a @ b), on the CPU, the last two axes of a factor swapped where asked.
 
-    The scale counts only where something is added. Threads share the pairs, so that their number changes no bit.
+    The scale counts only where something is added. Threads share the pairs, or the rows or columns
+    of one, so that their number changes no bit.
     """
     out = _empty(a, b, added, scale, turn_a, turn_b, threads)
     given = [t.contiguous() for t in (a, b, added) if t is not None]
