@@ -15,6 +15,7 @@ from operator import add, attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bilevel.files import write_whole, writing
 from bilevel.kept import cache_folder
 
 if TYPE_CHECKING:
@@ -198,10 +199,13 @@ def current(device: str = "cpu") -> Calibration:
 
 
 def store(calibration: Calibration, device: str = "cpu") -> Path:
-    """Keep the calibration of this machine for later plans; raises OSError."""
-    path = stored(device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(calibration.to_json(), indent=1) + "\n", "utf-8")
+    """Keep the calibration of this machine for later plans; raises RecipeError (B709)."""
+    fix = "XDG_CACHE_HOME=DIR"
+    with writing(Path("~/.cache"), fix):
+        path = stored(device)
+    with writing(path, fix):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(calibration.to_json(), indent=1) + "\n", fix)
     return path
 
 

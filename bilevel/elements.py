@@ -15,8 +15,10 @@ from torch import nn
 from bilevel import ir
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.binding import Parts
+from bilevel.dsl.datatypes import Records
 from bilevel.dsl.mismatch import too_many
 from bilevel.errors import Diagnostic, RecipeError, Span, fail
+from bilevel.facts import readers
 
 
 def views(program: ir.Program, parts: Parts) -> Iterator[Parts]:
@@ -81,13 +83,17 @@ def _is_size(found: Any) -> bool:
 
 
 def check_counts(program: ir.Program, parts: Parts) -> None:
-    """Raises RecipeError (B312) for every draw of more samples than a built data set has.
+    """Raises RecipeError (B312) for every draw of more samples than a built data set has, and for sets without any.
 
     Sets whose registration says their length are checked before; streams have no length.
     """
     numbers = {param.name: param.value for param in program.params}
     lists = {i.name: elements(i, parts) for level in program.walk_levels() for i in level.indices}
     problems: dict[Span, Diagnostic] = {}
+    for level in program.walk_levels():
+        for read in _sets(level):
+            if 0 in map(_length, _values(read, parts, lists)):
+                problems.setdefault(read.span, _empty(read))
     for sample in _samples(program):
         count = sample.count
         wanted = count.value if isinstance(count, ir.Constant) else numbers.get(getattr(count, "name", ""))
@@ -97,6 +103,24 @@ def check_counts(program: ir.Program, parts: Parts) -> None:
             problems.setdefault(sample.span, too_many(sample.source.span.text, sample.span, wanted, least))
     if problems:
         raise RecipeError(list(problems.values()))
+
+
+def _sets(level: ir.Level) -> Iterator[ir.Expr]:
+    """The data sets that a level and its reports read, by name or as fields."""
+    for expr in (*readers(level), *(report.value for report in level.reports)):
+        yield from (e for e in ir.walk(expr) if isinstance(e, ir.Field | ir.Read) and isinstance(e.type, Records))
+
+
+def _empty(read: ir.Expr) -> Diagnostic:
+    """B312 for a data set that has no samples."""
+    return Diagnostic(
+        "B312",
+        f"`{read.span.text}` has no samples",
+        read.span,
+        "read here",
+        why="a mean over no samples is no number, and a level has no copies for them",
+        fix="data with one sample or more",
+    )
 
 
 def _samples(program: ir.Program) -> Iterator[ir.Sample]:

@@ -10,16 +10,19 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`bilevel` in the user's cache folder: XDG_CACHE_HOME, or ~/.cache where that is not set."""
+    """`bilevel` in the user's cache folder: XDG_CACHE_HOME, or ~/.cache where that is not set; raises OSError."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "bilevel"
+    try:
+        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "bilevel"
+    except RuntimeError as error:
+        raise FileNotFoundError(2, "there is no home folder") from error
 
 
 def recall(name: str, depends: str) -> bytes | None:
     """What was kept under a name, None where nothing was, it was made from something else, or the file is damaged."""
     try:
         content = (cache_folder() / name).read_bytes()
-    except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+    except OSError:
         return None
     return content[32:] if content[:32] == _digest(depends, content[32:]) else None
 
@@ -29,7 +32,7 @@ def keep(name: str, depends: str, content: bytes) -> None:
 
     `depends`: all that the content was made from. The file appears whole or not at all, whoever else writes it.
     """
-    with suppress(OSError, RuntimeError):
+    with suppress(OSError):
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=folder, prefix=f"{name}-")

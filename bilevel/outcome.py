@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel import ir
 from bilevel.equations import one_line
 from bilevel.explain import summary
+from bilevel.files import save_figure
 from bilevel.progress import duration, number
 from bilevel.run import Run
 
@@ -127,8 +128,7 @@ def draw_curves(run: Run, path: Path) -> Path:
     for panel in axes[panels:]:
         panel.set_visible(False)
     figure.suptitle(f"{run.program.recipe.name}   (hypergradients {run.exactness}, seed {run.seed})", fontsize=10)
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(figure, path)
 
 
 def _draw_losses(panel: Axes, run: Run) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from bilevel.dsl import nodes
 from bilevel.dsl.format import format_text
 from bilevel.errors import Edit, fail
+from bilevel.files import write_whole
 from bilevel.plan import Plan
 from bilevel.recipe import Recipe
 
@@ -22,10 +23,8 @@ def pin(recipe: Recipe, plan: Plan, file: str) -> None:
     chosen = {n: c.mode for n, c in plan.choices.items() if not c.pinned and c.adjoint is not None}
     chosen |= {n: mode for n, mode in plan.decided.items() if n in plan.chunks}
     text = path.read_text("utf-8")
-    try:
-        path.write_text(format_text(pinned(text, recipe.written, chosen, recipe.schedule), file), "utf-8")
-    except OSError as error:
-        raise fail("B709", f"cannot write to `{file}`: {error.strerror}", fix="make it writable") from error
+    made = format_text(pinned(text, recipe.written, chosen, recipe.schedule), file)
+    write_whole(path, made, "make it, and its folder, writable")
 
 
 def pinned(text: str, written: nodes.Recipe, chosen: dict[str, str], schedule: str | None) -> str:

@@ -194,13 +194,17 @@ def _registry(extra: Sequence[object]) -> Registry:
 
 
 def _device(name: str | torch.device) -> torch.device:
-    """The device, if this machine has it."""
+    """The device, if this machine has it and numbers can be kept on it (B610)."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise fail("B610", f"there is no device `{name}` here", why=reason, fix="--device cpu") from error
+    if device.type == "cpu" and device.index:
+        raise fail(
+            "B610", f"there is no device `{name}` here", why="all processors together are `cpu`", fix="--device cpu"
+        )
     return device
 
 

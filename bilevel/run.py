@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -20,6 +22,7 @@ from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.edges import edge_warnings
 from bilevel.errors import Diagnostic, RecipeError, fail
+from bilevel.files import held, write_whole, writing
 from bilevel.residuals import Residuals, failure
 
 if TYPE_CHECKING:
@@ -109,9 +112,12 @@ def execute(
 ) -> Run:
     """Run all phases from the start; a folder that holds a run already is refused."""
     run = Run(program, seed, folder, tuple(modules))
-    if folder is not None:
+    if folder is None:
+        return advance(run, callbacks)
+    _make_folder(folder)
+    with held(folder):
         _open_folder(run, folder)
-    return advance(run, callbacks)
+        return advance(run, callbacks)
 
 
 def advance(run: Run, callbacks: Sequence[Callback]) -> Run:
@@ -211,7 +217,7 @@ def _check_finite(run: Run, phase: Any, before: Any, after: Any, value: float) -
     inner = ", ".join(f"{i.name}.by.lr" for i in level.levels)
     place = level.objective.span if level.objective is not None else level.span
     smaller = f"{phase.name}.by.lr=..."
-    saved = f"the state before this step is kept:  bilevel resume {run.folder} {smaller}" if run.folder else ""
+    saved = f"the state before this step is kept:  {resuming(run.folder)} {smaller}" if run.folder else ""
     raise RecipeError(
         [
             Diagnostic(
@@ -231,20 +237,35 @@ def _check_finite(run: Run, phase: Any, before: Any, after: Any, value: float) -
 # ---- the folder ----------------------------------------------------------------------------------------------
 
 
-def _open_folder(run: Run, folder: Path) -> None:
-    """Make the folder and write what does not change; refuse one that is in use."""
-    with _Disk(folder):
+def _make_folder(folder: Path) -> None:
+    """Make the folder; refuse one that has something in it."""
+    with writing(folder):
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if taken:
-        fix = f"bilevel resume {folder}     or another --out" if (folder / ABOUT).exists() else "another --out"
+        fix = f"{resuming(folder)}     or another --out" if (folder / ABOUT).exists() else "another --out"
         raise fail("B708", f"`{folder}` exists already; nothing was overwritten", fix=fix)
-    program = run.program
-    with _Disk(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "recipe.bl", str(program.recipe))
-        _write(folder / "plan.txt", program.explain())
-        _write(folder / "step.py", program.source)
-        _write(folder / ABOUT, json.dumps(_about(run), indent=1) + "\n")
+
+
+def resuming(folder: Path) -> str:
+    """What to type to go on with a run."""
+    return f"bilevel resume {shlex.quote(str(folder))}"
+
+
+def _open_folder(run: Run, folder: Path) -> None:
+    """Write what does not change; refuse a folder that another run has begun in meanwhile."""
+    _make_folder(folder)
+    program = run.program
+    write_whole(folder / "recipe.bl", str(program.recipe))
+    _write_plan(program, folder)
+    write_whole(folder / ABOUT, json.dumps(_about(run), indent=1) + "\n")
+
+
+def _write_plan(program: Program, folder: Path) -> None:
+    """What runs from here on: the plan, and the module."""
+    write_whole(folder / "plan.txt", program.explain())
+    write_whole(folder / "step.py", program.source)
 
 
 def _about(run: Run) -> dict[str, object]:
@@ -270,35 +291,11 @@ def _about(run: Run) -> dict[str, object]:
     }
 
 
-class _Disk:
-    """Turns what the operating system says about files into a message (B709)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise fail(
-                "B709", f"cannot write to `{self.path}`: {reason}", fix="free some space, or another --out"
-            ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def _log(run: Run, row: dict[str, object], found: Mapping[str, float]) -> None:
     """One line of metrics; opened for every line, so that nothing is lost when the run is killed."""
     if run.folder is not None:
         plain = {name: value if math.isfinite(value) else None for name, value in found.items()}
-        with _Disk(run.folder), (run.folder / METRICS).open("a", encoding="utf-8") as file:
+        with writing(run.folder), (run.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({**row, **plain}) + "\n")
 
 
@@ -327,10 +324,9 @@ def _save(run: Run) -> None:
         "losses": run.losses,
         "residuals": run.residuals.plain(),
     }
-    part = run.folder / f".{STATE}.part"
-    with _Disk(run.folder):
-        torch.save(content, part)
-        part.replace(run.folder / STATE)
+    saved = BytesIO()  # torch says of a full disk that a stream is broken
+    torch.save(content, saved)
+    write_whole(run.folder / STATE, saved.getvalue())
 
 
 def restore(program: Program, folder: Path, seed: int, modules: Sequence[str] = ()) -> Run:
@@ -380,8 +376,7 @@ def _rewind(run: Run, folder: Path) -> None:
         return
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [row for row in rows if row["phase"] in earlier or (row["phase"] == current and row["step"] < step)]
-    with _Disk(folder):
-        _write(path, "".join(json.dumps(row) + "\n" for row in kept))
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -390,7 +385,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         known = sorted(str(path.parent) for path in Path("runs").glob(f"*/{ABOUT}"))
-        fix = f"bilevel resume {known[-1]}" if known else "the folder of a run, which has a file run.json"
+        fix = resuming(Path(known[-1])) if known else "the folder of a run, which has a file run.json"
         raise fail("B710", f"`{folder}` is not the folder of a run", why=_reason(error), fix=fix) from error
     return about
 
@@ -399,9 +394,9 @@ def _reason(error: Exception) -> str:
     return "it has no run.json" if isinstance(error, OSError) else f"its run.json is damaged: {error}"
 
 
-def note_resumed(folder: Path, changes: Sequence[str]) -> None:
-    """Record the settings that a resumed run goes on with."""
+def note_resumed(run: Run, folder: Path, changes: Sequence[str]) -> None:
+    """Record the settings that a resumed run goes on with, and the plan and the module that they give."""
     about = read_about(folder)
+    _write_plan(run.program, folder)
     about["resumed"] = [*about.get("resumed", []), list(changes)]
-    with _Disk(folder):
-        _write(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_whole(folder / ABOUT, json.dumps(about, indent=1) + "\n")

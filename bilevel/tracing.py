@@ -205,7 +205,7 @@ class Tracer:
     def _longer(self, plan: Plan, knobs: list[Knob], point: tuple[int, ...]) -> dict[str, float]:
         """For every level how many times as many steps those inside it take as are traced."""
         traced = {k.level: value for k, value in zip(knobs, point, strict=True) if k.what == "steps"}
-        times = {name: self.steps.get(name, float(value)) / value for name, value in traced.items()}
+        times = {name: self.steps.get(name, float(value)) / max(1, value) for name, value in traced.items()}
         return {
             lv.name: max((times.get(i.name, 1.0) for i in inside(lv)), default=1.0) for lv in plan.program.walk_levels()
         }

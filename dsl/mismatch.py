@@ -143,5 +143,5 @@ def too_many(name: str, span: Span, wanted: int, length: int) -> Diagnostic:
         span,
         f"at most {length:_}",
         why="one draw takes different samples: it draws without replacement",
-        fix=f"{name}[{length:_}] or fewer; or `{name}` without brackets for all of them",
+        fix=f"{name}[{length:_}] or fewer; or `{name}` without brackets for all of them" if length else "larger data",
     )

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from bilevel import ir
 from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.dsl.datatypes import Tree
+from bilevel.files import save_figure
 from bilevel.outcome import Table
 from bilevel.recipes.records import Task
 from bilevel.recipes.sine import SineTasks
@@ -161,8 +162,7 @@ def _draw(run: Run, found: Adapted, states: tuple[Any, Any], path: Path) -> Path
     figure.suptitle(title, fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
-    return path
+    return save_figure(figure, path)
 
 
 def _picture(run: Run, found: Adapted, states: tuple[Any, Any]) -> tuple[Task, Tensor, list[dict[int, Tensor]]]:

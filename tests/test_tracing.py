@@ -61,6 +61,27 @@ def measured(plan: Plan, parts: Parts) -> tuple[Work, int]:
     return meter.work, peak_bytes(lambda: phase.hypergradient(state, key))
 
 
+LISTED = """recipe listed
+level top {
+  x : real[2] from [0.7, -0.3]
+  level fit {
+    w : real[2] from [0.1, 0.3]
+    minimize sqnorm(w - x) + sum(w^4 * [1, 2])
+    by sgd(lr = 0.3) for 5 steps
+  }
+  minimize sqnorm(w - 1)
+  by sgd(lr = 0.1) for 4 steps
+}
+schedule { fit : MODE }
+"""
+
+
+@pytest.mark.parametrize("mode", ["rmd", "rmd(store = residuals)", "fmd"])
+def test_lists_of_numbers_are_counted_in_every_mode(mode: str) -> None:
+    plan = plan_text(LISTED.replace("MODE", mode))
+    assert predicted(plan, parts_of(plan)).peak > 0
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_nine_steps_are_predicted_from_two_and_three(mode: str) -> None:
     plan = plan_text(sine(mode))

@@ -193,11 +193,12 @@ def replaced_count(coder: Coder, duration: ir.Steps) -> str | None:
 
 
 def batches(coder: Coder, level: ir.Level) -> str:
-    """Steps in an epoch."""
+    """Steps in an epoch; data of less than one batch would give none, and is B312 where the number is computed."""
     draw = next(d for d in level.draws if draws.finite_source(d) is not None)
     source = draws.finite_source(draw)
     assert source is not None and isinstance(draw.source, ir.Sample) and draw.source.count is not None
-    return f"length({write(coder.writer, source)}) // {write(coder.writer, draw.source.count)}"
+    count = write(coder.writer, draw.source.count, 9)
+    return f"enough({write(coder.writer, source)}, {count}) // {count}"
 
 
 def per(level: ir.Level) -> str:

@@ -176,7 +176,8 @@ def _several(writer: Writer, expr: ir.Several, items: tuple[ir.Expr, ...]) -> st
     if isinstance(expr.type, Union):
         return f"merge({inner})"
     if isinstance(expr.type, Array) and all(_is_literal(i) for i in items):
-        return f"torch.tensor([{inner}], device=device, dtype=dtype)"
+        # Not `torch.tensor`, which torch refuses on the meta device inside a derivative: a plan would have no sizes.
+        return f"torch.as_tensor([{inner}], device=device, dtype=dtype)"
     if isinstance(expr.type, Array):
         return f"torch.stack([{', '.join(_entry(writer, i) for i in items)}])"
     return f"[{inner}]"

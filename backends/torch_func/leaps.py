@@ -34,7 +34,7 @@ def leap_choice(points: list[tuple[float, Tree]], scores: Tensor, ties: Tensor, 
     best = scores.amin(0, keepdim=True)
     level = torch.where(scores <= best, ties, torch.full_like(ties, torch.inf))
     place = torch.argmin(level, 0)  # the first of several smallest
-    gammas = torch.tensor([gamma for gamma, _ in points], dtype=scores.dtype, device=scores.device)
+    gammas = torch.as_tensor([gamma for gamma, _ in points], dtype=scores.dtype, device=scores.device)
 
     def pick(*values: Tensor) -> Tensor:
         stacked = torch.stack(values)

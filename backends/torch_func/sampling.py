@@ -61,7 +61,7 @@ def enough(source: Any, count: int, depth: int = 0) -> int:
             "B312",
             f"{count} samples are drawn from data that has {available}",
             why="one draw takes different samples: it draws without replacement",
-            fix=f"a draw of {available} or fewer, or larger data",
+            fix=f"a draw of {available} or fewer, or larger data" if available else "data with one sample or more",
         )
     return available
 
@@ -108,8 +108,8 @@ def source_positions(source: Any) -> Tensor:
 
 
 def everything(source: Any) -> Tree:
-    """All samples of a finite source, with their positions."""
-    return placed(source, numbers(length(source), leaves(source)[0]))
+    """All samples of a finite source, one or more (B312), with their positions."""
+    return placed(source, numbers(enough(source, 1), leaves(source)[0]))
 
 
 def without(items: list[Any], left_out: Any) -> Any:

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bilevel.commands.arguments import follow
 from bilevel.commands.console import Console
 from bilevel.commands.recipes import (
     add_device,
@@ -17,9 +18,9 @@ from bilevel.commands.recipes import (
     add_recipe,
     add_schedule,
     open_recipe,
+    read_positive,
     read_seed,
 )
-from bilevel.errors import fail
 from bilevel.limits import read_limits
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_modules(parser, "import MODULE and let the recipe name what it registers; may be given again")
     add_schedule(parser)
     add_limits(parser)
-    parser.add_argument("--steps", metavar="N", type=_positive, default=20, help="of every outermost level (20)")
+    parser.add_argument("--steps", metavar="N", type=read_positive, default=20, help="of every outermost level (20)")
     parser.add_argument("--seed", metavar="N", type=read_seed, default=0, help="decides every draw and start (0)")
     add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of real numbers (float32)")
@@ -53,26 +54,16 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     program = build(recipe, arguments.modules, arguments.device, arguments.dtype, limit, arguments.allow)
     use_threads(threads_for(program))
     from bilevel.analysis import analyze
+    from bilevel.costs import store
 
     found = analyze(program, arguments.steps, arguments.seed)
-    path = _kept(found)
+    path = store(found.after, found.program.parts.device.type)
     _show(found, path, arguments.format, console)
     if found.gradcheck is not None and not found.gradcheck.ok:
-        console.next(f"bilevel gradcheck {arguments.file}", "to see which hypergradient is wrong")
+        console.next(follow("gradcheck", arguments, arguments.file), "to see which hypergradient is wrong")
         return WRONG
-    console.next(f"bilevel plan {arguments.file}", "to plan with what was measured")
+    console.next(follow("plan", arguments, arguments.file), "to plan with what was measured")
     return 0
-
-
-def _kept(found: Analysis) -> Path:
-    from bilevel.costs import store, stored
-
-    device = found.program.parts.device.type
-    try:
-        return store(found.after, device)
-    except OSError as error:
-        path = stored(device)
-        raise fail("B709", f"cannot write to `{path}`: {error.strerror}", fix="XDG_CACHE_HOME=DIR") from error
 
 
 def _show(found: Analysis, path: Path, format: str, console: Console) -> None:
@@ -90,10 +81,3 @@ def _show(found: Analysis, path: Path, format: str, console: Console) -> None:
         console.document(document)
     else:
         console.result(VIEWS[format](read(document)).rstrip("\n"))
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is no whole number from 1")
-    return number

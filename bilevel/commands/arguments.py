@@ -7,6 +7,7 @@ asked for, so that a quick verb does not wait for what another one needs.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn, TypeAlias
@@ -30,6 +31,8 @@ VERBS = {
     "manifest": "describe a Python module, so that recipes can be checked without it",
 }
 COMMON = ("--debug", "--plain")
+CARRIED = ("modules", "schedule", "limits", "allow", "symbolic", "device", "dtype", "seed", "compile")
+"""what decides what is computed: a command that follows another one is given it again, where its verb takes it"""
 Run: TypeAlias = Callable[[argparse.Namespace, Console], int]
 
 
@@ -50,7 +53,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
-        raise Usage(f"{message}\n{self.format_usage().strip()}")
+        needed = message.replace(", path=value", "")  # argparse counts what may be left out among what it misses
+        raise Usage(f"{needed}\n{self.format_usage().strip()}")
 
 
 def read_arguments(words: Sequence[str]) -> tuple[Run, argparse.Namespace]:
@@ -67,7 +71,6 @@ def read_arguments(words: Sequence[str]) -> tuple[Run, argparse.Namespace]:
         raise Usage(_unknown("verb", verb, VERBS) + "\nbilevel --help lists all verbs")
     module = import_module(f"bilevel.commands.{verb}")
     parser = _parser(verb)
-    module.add_arguments(parser)
     rest = [*before, *words[len(before) + 1 :]]
     if {"-h", "--help"} & set(rest):
         raise Help(parser.format_help())
@@ -96,7 +99,20 @@ def _parser(verb: str) -> Parser:
     parser = Parser(f"bilevel {verb}", description=VERBS[verb], allow_abbrev=False)
     parser.add_argument("--plain", action="store_true", help="no colours and no progress bar")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
+    import_module(f"bilevel.commands.{verb}").add_arguments(parser)
     return parser
+
+
+def follow(verb: str, given: argparse.Namespace, file: str, *more: str) -> str:
+    """A command for the same recipe, as it can be typed: with the settings and the options that its verb has too."""
+    known = {action.dest: action for action in _parser(verb)._actions}
+    words = ["bilevel", verb, file, *(getattr(given, "settings", ()) if "settings" in known else ()), *more]
+    for name in CARRIED:
+        value, action = getattr(given, name, None), known.get(name)
+        if action is not None and value is not None and value != action.default:
+            values = value if isinstance(value, list) else [value]
+            words += [w for v in values for w in (action.option_strings[0], *([] if v is True else [str(v)]))]
+    return shlex.join(words)
 
 
 def _parsed(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bilevel import ir, pipeline
+from bilevel.commands.arguments import follow
 from bilevel.commands.console import Console
 from bilevel.commands.recipes import add_modules, manifests
 from bilevel.errors import Diagnostic, RecipeError
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     console.diagnostics([one for ones in found.values() for one in ones])
     for file, ones in found.items():
         console.result(_verdict(file, ones))
-    _next(failed, found, arguments.files, console)
+    _next(failed, found, arguments, console)
     return 3 if failed else 0
 
 
@@ -75,8 +76,12 @@ def _verdict(file: str, found: Sequence[Diagnostic]) -> str:
     return f"{file}: {', '.join(counts) or 'no errors'}"
 
 
-def _next(failed: Sequence[str], found: dict[str, list[Diagnostic]], files: Sequence[str], console: Console) -> None:
-    if failed:
-        console.next(f"bilevel explain {found[failed[0]][0].code}", "more about the first message")
+def _next(
+    failed: Sequence[str], found: dict[str, list[Diagnostic]], arguments: argparse.Namespace, console: Console
+) -> None:
+    first = arguments.files[0]
+    unable = [] if failed else [first] * any(one.code == "B507" for one in found[first])  # a plan would say no more
+    if told := [*failed, *unable]:
+        console.next(f"bilevel explain {found[told[0]][0].code}", "more about the first message")
     else:
-        console.next(f"bilevel plan {files[0]}", "what it will compute")
+        console.next(follow("plan", arguments, first), "what it will compute")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilevel import pipeline
+from bilevel.commands.arguments import follow
 from bilevel.commands.console import Console
 from bilevel.commands.recipes import add_limits, add_modules, add_recipe, add_schedule, manifests, open_recipe
-from bilevel.errors import fail
+from bilevel.files import write_whole
 from bilevel.limits import read_limits
 from bilevel.recipe import Recipe
 
@@ -34,17 +36,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     recipe, plan, text = _emitted(arguments)
     if arguments.output is None:
         console.result(text)
-        console.next(f"bilevel emit {arguments.file} -o {recipe.name}.py", "to write it into a file")
+        console.next(follow("emit", arguments, arguments.file, "-o", f"{recipe.name}.py"), "to write it into a file")
         return 0
-    try:
-        Path(arguments.output).write_text(text, encoding="utf-8")
-    except OSError as error:
-        fix = "another -o"
-        raise fail("B709", f"cannot write to `{arguments.output}`: {error.strerror}", fix=fix) from error
+    write_whole(Path(arguments.output), text, "another -o")
     parts = ", ".join(f"{use.name}=..." for use in plan.program.uses)
     console.result(arguments.output)
     console.say(f"needs torch alone; plan {plan.identity}")
-    console.next(f"from {Path(arguments.output).stem} import build", f"then  phase, = build({parts})")
+    phases = "".join(f"{level.name}, " for level in plan.program.levels).rstrip()
+    console.next(shlex.join(["python", "-i", arguments.output]), f"then  {phases} = build({parts})")
     return 0
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from bilevel.commands.console import Console
 from bilevel.dsl.format import format_text
 from bilevel.errors import fail
+from bilevel.files import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +23,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Format each file; with --check, name those that would change."""
     changed = [file for file in arguments.files if _format(file, arguments.check, console)]
     if arguments.check and changed:
-        console.next(f"bilevel fmt {' '.join(changed)}", "to change them")
+        console.next(shlex.join(["bilevel", "fmt", *changed]), "to change them")
         return 1
     if "-" not in arguments.files:
-        console.next(f"bilevel check {' '.join(arguments.files)}", "to read what they say")
+        console.next(shlex.join(["bilevel", "check", *arguments.files]), "to read what they say")
     return 0
 
 
@@ -37,7 +39,7 @@ def _format(file: str, only_check: bool, console: Console) -> bool:
     elif made != text:
         console.result(f"{file}: {'would be changed' if only_check else 'changed'}")
         if not only_check:
-            _write(Path(file), made)
+            write_whole(Path(file), made, "make it, and its folder, writable")
     else:
         console.result(f"{file}: as it should be")
     return made != text and (file != "-" or only_check)
@@ -54,10 +56,3 @@ def _read(file: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise fail("B110", f"`{file}` cannot be read", why=str(error)) from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise fail("B709", f"cannot write to `{path}`: {error.strerror}", fix="make it writable") from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from bilevel.commands.arguments import follow
 from bilevel.commands.console import Console
-from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, open_recipe, read_seed
+from bilevel.commands.recipes import add_modules, add_recipe, add_schedule, open_recipe, read_positive, read_seed
 
 WRONG = 5
 """exit code of a failed check"""
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_schedule(parser)
     parser.add_argument("--level", metavar="L", help="vary only how this level is differentiated")
     parser.add_argument("--against", metavar="MODE", help="fd (difference quotients), or rmd, fmd, ... (all)")
-    parser.add_argument("--directions", metavar="N", type=_positive, default=3, help="difference quotients (3)")
+    parser.add_argument("--directions", metavar="N", type=read_positive, default=3, help="difference quotients (3)")
     parser.add_argument("--seed", metavar="N", type=read_seed, default=0, help="of draws, starts and directions (0)")
     parser.add_argument("--json", action="store_true", help="the result as one JSON document on stdout")
 
@@ -35,14 +36,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     else:
         console.result(str(found))
     if found.ok:
-        console.next(f"bilevel run {arguments.file}", "to follow these hypergradients")
+        console.next(follow("run", arguments, arguments.file), "to follow these hypergradients")
     else:
-        console.next(f"bilevel gradcheck {arguments.file} --level LEVEL", "to see which level is wrong")
+        level = next((lv.name for lv in program.plan.program.walk_levels() if lv.parent is not None), None)
+        if level is not None and arguments.level is None:
+            console.next(
+                follow("gradcheck", arguments, arguments.file, "--level", level), "to see which level is wrong"
+            )
     return 0 if found.ok else WRONG
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is no whole number from 1")
-    return number

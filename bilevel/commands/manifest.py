@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bilevel.commands.console import Console
 from bilevel.commands.modules import import_modules
-from bilevel.errors import fail
+from bilevel.files import write_whole
 from bilevel.manifest import write_manifest
 from bilevel.registry import collect
 
@@ -24,10 +24,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     assert module.__file__ is not None
     path = Path(module.__file__).with_suffix(".bilevel.json")
     text = write_manifest(module)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise fail("B709", f"cannot write to `{path}`: {error.strerror}", fix="make it writable") from error
+    write_whole(path, text, "make it, and its folder, writable")
     console.result(os.path.relpath(path))
     console.say(f"{len(collect([module]).entries)} names: {', '.join(collect([module]).entries)}")
     console.next(f"bilevel check FILE --with {arguments.module}", "reads it and imports nothing")

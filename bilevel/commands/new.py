@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from bilevel.commands.arguments import Usage
@@ -38,7 +39,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     console.result(str(path))
     if Path(arguments.parent).parent != Path() and Path(arguments.parent).suffix == ".bl":
         console.say(f"note: `{parent.name}` is found only beside {path}: put the two into one folder")
-    console.next(f"bilevel plan {path}", "after taking the # away from what it changes")
+        folder = Path(arguments.parent).parent
+        command = (
+            f"{shlex.join(['mv', str(path), str(folder)])} && {shlex.join(['bilevel', 'plan', str(folder / path)])}"
+        )
+    else:
+        command = f"bilevel plan {path}"
+    console.next(command, "after taking the # away from what it changes")
     return 0
 
 

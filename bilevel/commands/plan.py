@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bilevel import pipeline
-from bilevel.commands.arguments import Usage
+from bilevel.commands.arguments import Usage, follow
 from bilevel.commands.console import PLANNING, Console, waiting
 from bilevel.commands.recipes import (
     add_device,
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     else:
         console.result(_text(made, arguments.stage) + _kernels(made, arguments))
     if not (console.json or arguments.format == "json"):
-        console.next(f"bilevel run {' '.join([arguments.file, *arguments.settings])}", "to compute it")
+        console.next(follow("run", arguments, arguments.file), "to compute it")
     return 0
 
 

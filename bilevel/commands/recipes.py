@@ -73,6 +73,13 @@ def read_seed(text: str) -> int:
     return seed
 
 
+def read_positive(text: str) -> int:
+    """A number of steps, threads or directions as typed."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is no whole number from 1")
+    return int(text)
+
+
 def open_recipe(
     file: str, settings: Sequence[str] = (), schedule: str | None = None, manifests: Sequence[Manifest] = ()
 ) -> Recipe:

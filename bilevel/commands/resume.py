@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel.commands.console import Console
 from bilevel.commands.run import announce, build, use_threads
 from bilevel.errors import fail
+from bilevel.files import held
 from bilevel.recipe import Recipe, parse
 
 if TYPE_CHECKING:
@@ -25,10 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Compile what the folder holds, restore its state, and run to the end."""
+    from bilevel.run import read_about
+
+    folder = Path(arguments.folder)
+    read_about(folder)  # a folder of anything else is told as that
+    with held(folder):
+        return _resumed(arguments, folder, console)
+
+
+def _resumed(arguments: argparse.Namespace, folder: Path, console: Console) -> int:
     from bilevel.commands.watch import watched
     from bilevel.run import advance, note_resumed, read_about, restore
 
-    folder = Path(arguments.folder)
     about = read_about(folder)
     changes = [text for texts in [*about["resumed"], arguments.settings] for text in texts]
     program = build(
@@ -42,14 +52,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     use_threads(about["threads"])
     restored = restore(program, folder, about["seed"], about["with"])
     if arguments.settings:
-        note_resumed(folder, arguments.settings)
+        note_resumed(restored, folder, arguments.settings)
     announce(program, folder, about["seed"], console)
     console.say(f"goes on after {_where(restored)}")
 
     def work(callbacks: list[Callback]) -> Run:
         return advance(restored, callbacks)
 
-    return watched(work, folder, console)
+    return watched(work, folder, console, shlex.join(["cat", str(folder / "step.py")]))
 
 
 def _recipe(folder: Path, about: dict[str, Any], changes: list[str]) -> Recipe:

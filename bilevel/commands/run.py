@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bilevel.commands.arguments import follow
 from bilevel.commands.console import PLANNING, Console, waiting
 from bilevel.commands.recipes import (
     add_device,
@@ -19,6 +20,7 @@ from bilevel.commands.recipes import (
     add_schedule,
     open_recipe,
     quick,
+    read_positive,
     read_seed,
 )
 from bilevel.errors import fail
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of real numbers (float32)")
     parser.add_argument(
-        "--threads", metavar="N", type=_positive, help="of one operation on a CPU; 1 for small networks"
+        "--threads", metavar="N", type=read_positive, help="of one operation on a CPU; 1 for small networks"
     )
     add_kernels(
         parser, "what the steps become: traced (fx), compiled (inductor); auto: what pays back in this run (auto)"
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     def work(callbacks: list[Callback]) -> Run:
         return execute(program, folder, arguments.seed, callbacks, arguments.modules)
 
-    return watched(work, folder, console)
+    return watched(work, folder, console, follow("emit", arguments, file, "-o", f"{recipe.name}.py"))
 
 
 def build(
@@ -137,13 +139,6 @@ def use_threads(number: int) -> None:
     import torch
 
     torch.set_num_threads(number)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
 
 
 def announce(program: Program, folder: Path, seed: int, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
+from bilevel.commands.arguments import follow
 from bilevel.commands.console import Console, aligned
 from bilevel.commands.recipes import add_modules, add_recipe, manifests, open_recipe
 from bilevel.dsl.format import format_text, print_expr
@@ -38,9 +39,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         source = recipe.written.span.source
         console.result(format_text(source.text, source.name))
     if arguments.paths:
-        console.next(f"bilevel plan {arguments.file} {_example(recipe)}", "with another value")
+        console.next(follow("plan", arguments, arguments.file, *_example(recipe)), "with another value there")
     else:
-        console.next(f"bilevel plan {arguments.file}", "what it will compute")
+        console.next(follow("plan", arguments, arguments.file), "what it will compute")
     return 0
 
 
@@ -49,9 +50,11 @@ def _paths(recipe: Recipe) -> list[str]:
     return aligned(rows)
 
 
-def _example(recipe: Recipe) -> str:
-    path = next((path for path in recipe.settings if path.endswith(".steps")), next(iter(recipe.settings), "lam"))
-    return f"{path}=..."
+def _example(recipe: Recipe) -> list[str]:
+    """A setting as it is, to be typed with another value; nothing where there is none."""
+    first = next(iter(recipe.settings), None)
+    path = next((path for path in recipe.settings if path.endswith(".steps")), first)
+    return [] if path is None else [f"{path}={print_expr(recipe.settings[path].value)}"]
 
 
 def _document(recipe: Recipe) -> Mapping[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from bilevel.commands.console import Console
 from bilevel.outcome import Outcome, document, outcome, rich_table
 from bilevel.progress import Progress, progress
-from bilevel.run import Callback, Event, Run
+from bilevel.run import STATE, Callback, Event, Run, resuming
 
 INTERRUPTED = 130
 
@@ -42,8 +41,8 @@ class LastSeen:
         self.event = event
 
 
-def watched(work: Callable[[list[Callback]], Run], folder: Path, console: Console) -> int:
-    """Do the work with progress on stderr, then show its result; 130 where the user stopped it."""
+def watched(work: Callable[[list[Callback]], Run], folder: Path, console: Console, following: str) -> int:
+    """Do the work with progress on stderr, then show its result and a command; 130 where the user stopped it."""
     began = time.monotonic()
     seen, stop = LastSeen(), Stop()
     try:
@@ -51,7 +50,10 @@ def watched(work: Callable[[list[Callback]], Run], folder: Path, console: Consol
             run = work([shown, seen, stop])
     except KeyboardInterrupt:
         return _interrupted(seen.event, folder, console)
-    _show(run, time.monotonic() - began, console)
+    try:
+        _show(run, time.monotonic() - began, console, following)
+    except KeyboardInterrupt:
+        return _stopped("interrupted after the last step; state saved", folder, console, "to see the result")
     return 0
 
 
@@ -77,16 +79,20 @@ def _stopping(stop: Stop, shown: Progress) -> Iterator[None]:
 
 def _interrupted(event: Event | None, folder: Path, console: Console) -> int:
     at = "before the first step" if event is None else f"in {event.phase} after step {event.step:,} of {event.steps:,}"
-    message = f"interrupted {at}; state saved"
+    saved = "state saved" if (folder / STATE).exists() else "no state was saved yet"
+    return _stopped(f"interrupted {at}; {saved}", folder, console, "to go on to the same bits")
+
+
+def _stopped(message: str, folder: Path, console: Console, why: str) -> int:
     if console.json:
         console.document({"ok": False, "interrupted": True, "message": message, "folder": str(folder)})
     else:
         console.say(message)
-    console.next(f"bilevel resume {folder}", "to go on to the same bits")
+    console.next(resuming(folder), why)
     return INTERRUPTED
 
 
-def _show(run: Run, seconds: float, console: Console) -> None:
+def _show(run: Run, seconds: float, console: Console, following: str) -> None:
     """The result on stdout."""
     shown = outcome(run, seconds)
     if console.json:
@@ -95,20 +101,7 @@ def _show(run: Run, seconds: float, console: Console) -> None:
     console.diagnostics(run.warnings)
     _print(shown, console)
     if run.folder is not None:
-        console.next(_emitting(run, run.folder), "the step that ran, as readable PyTorch")
-
-
-def _emitting(run: Run, folder: Path) -> str:
-    """The command that writes the module of a run, of the same file with the same settings, schedule and modules."""
-    from bilevel.run import read_about
-
-    recipe = run.program.recipe
-    file = recipe.written.span.source.name
-    words = [file if Path(file).is_file() else recipe.name]
-    words += [shlex.quote(change.span.source.text) for change in recipe.changes]
-    words += ["--schedule", recipe.schedule] if recipe.schedule is not None else []
-    words += [word for module in read_about(folder)["with"] for word in ("--with", module)]
-    return f"bilevel emit {' '.join(words)} -o {recipe.name}.py"
+        console.next(following, "the step that ran, as readable PyTorch")
 
 
 def _print(shown: Outcome, console: Console) -> None:

@@ -263,6 +263,31 @@ def test_an_epoch_of_fewer_samples_than_a_batch_is_b312() -> None:
     assert (found.code, found.message) == ("B312", "3 samples are drawn from data that has 2")
 
 
+def all_steps(compiled: Compiled, data: Any) -> None:
+    (phase,) = compiled.module.build(data, dtype=torch.float64)
+    state = phase.begin(compiled.key())
+    for _ in range(phase.steps):
+        state, _ = phase.step(state, compiled.key())
+
+
+def test_an_emitted_file_refuses_data_of_less_than_a_batch_in_an_epoch() -> None:
+    """No batch is no step: without a word the start would be handed over as the solution."""
+    inner = EPOCHS.replace("INDEX", "").replace("REDUCER", "").replace("DURATION", "3 epochs").replace("PER_COPY", "0")
+    outer = """recipe outermost_epochs
+use d = points(count = 7)
+level top {
+  s : real[7] from 0
+  b ~ d.all[2]
+  minimize sum(s[b.index])
+  by sgd(lr = 0.1) for 2 epochs
+}"""
+    for text in (inner, outer):
+        compiled = compile_text(text)
+        one = type(compiled.parts["d"])(*(type(part)(*(f[:1] for f in part)) for part in compiled.parts["d"]))
+        with pytest.raises(ValueError, match=r"\[B312\] 2 samples are drawn from data that has 1"):
+            all_steps(compiled, one)
+
+
 # ---- warm starts ---------------------------------------------------------------------------------------------
 
 WARM = """recipe warmed
