@@ -18,7 +18,7 @@ from bilevel import ir, pipeline
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.calibrating import fitted
 from bilevel.costs import Calibration, Work
-from bilevel.errors import RecipeError
+from bilevel.errors import RecipeError, pass_on
 from bilevel.estimates import Estimator
 from bilevel.measuring import Allocator, Clock, Counter, Path, Reading, Recorder, watching
 from bilevel.meter import Meter, layers
@@ -218,6 +218,7 @@ def _traced(plan: Plan, phase: str, program: Program) -> dict[Path, tuple[Work, 
     except Untraced:
         raise
     except Exception as error:  # whatever a part does with tensors becomes a reason
+        pass_on(error)
         raise Untraced(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:100]}") from error
     return {path: (reading.work, reading.own_peak) for path, reading in recorder.found.items()}
 

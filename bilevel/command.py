@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bilevel.commands.arguments import Help, Usage, read_arguments
 from bilevel.commands.console import Console
-from bilevel.errors import RecipeError
+from bilevel.errors import RecipeError, pass_on
 
 FINE, FAILED, USAGE, ERRORS, NO_PLAN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -30,11 +30,21 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.say("interrupted")
         return INTERRUPTED
-    except Exception as error:  # our own fault, whatever it is: one line, the rest on request
-        if "--debug" in words:
-            raise
-        return _bug(error, console)
+    except Exception as error:  # noqa: BLE001 - our own fault, whatever it is: one line, the rest on request
+        return _failed(error, console, "--debug" in words)
     return code
+
+
+def _failed(error: Exception, console: Console, debug: bool) -> int:
+    """The end of a command by an error that is no message: our own fault, or what came of Ctrl-C."""
+    try:
+        pass_on(error)
+    except KeyboardInterrupt:
+        console.say("interrupted")
+        return INTERRUPTED
+    if debug:
+        raise error  # the rest, on request
+    return _bug(error, console)
 
 
 def _run(words: Sequence[str], console: Console) -> int:

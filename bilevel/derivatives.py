@@ -29,7 +29,7 @@ from bilevel.backends.torch_func.attention import FUSED, attends, function_calls
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.norms import normalises_natively, written_norms
 from bilevel.binding import Parts
-from bilevel.errors import Diagnostic, RecipeError
+from bilevel.errors import Diagnostic, RecipeError, pass_on
 from bilevel.facts import Facts
 from bilevel.lacks import Derivatives, Lack, Missing, Part, What, first_lacks
 from bilevel.plan import Plan
@@ -374,6 +374,7 @@ def _refused(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], known:
         try:
             attempt()
         except (NotImplementedError, RuntimeError) as error:
+            pass_on(error)
             operator = _blamed(str(error))
             if operator is not None:
                 known = {*known, what}

@@ -143,6 +143,21 @@ class RecipeError(Exception):
         return str(self).splitlines()
 
 
+def pass_on(error: BaseException) -> None:
+    """Raise KeyboardInterrupt where an error came of one, to be called wherever an error becomes a mere reason.
+
+    While torch unwinds what Ctrl-C has cut short, its own checks may fail, and their error takes the place of the
+    interruption; what goes on from there computes with what was left half done.
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        seen.add(id(one))
+        waiting += [e for e in (one.__context__, one.__cause__) if e is not None and id(e) not in seen]
+
+
 def fail(code: str, message: str, span: Span | None = None, **details: object) -> RecipeError:
     """A `RecipeError` with one diagnostic, to be raised; `details` are the other fields of `Diagnostic`."""
     return RecipeError([Diagnostic(code, message, span, **details)])  # type: ignore[arg-type]

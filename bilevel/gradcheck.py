@@ -21,7 +21,7 @@ from bilevel.backends.torch_func.keyed import fold, make_key
 from bilevel.backends.torch_func.tree import Tree, leaves, tree_map
 from bilevel.binding import Parts, bind
 from bilevel.differences import DIFFERENCES, NUMBERS, Slope, by_name, noise, norm
-from bilevel.errors import Diagnostic, RecipeError, fail
+from bilevel.errors import Diagnostic, RecipeError, fail, pass_on
 from bilevel.kinds import is_searched
 from bilevel.plan import Plan
 from bilevel.registry import Registry
@@ -152,6 +152,7 @@ def _small(program: Program, seed: int) -> tuple[Small, tuple[Any, ...]]:
             phases = build(small.plan, program.parts)
             _point(small.plan, phases, seed)
         except (RuntimeError, ValueError, IndexError) as error:
+            pass_on(error)
             problems = error
             continue
         return small, phases

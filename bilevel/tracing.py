@@ -24,6 +24,7 @@ from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.plainly import Plain
 from bilevel.binding import Parts
 from bilevel.costs import Work
+from bilevel.errors import pass_on
 from bilevel.marks import Marks
 from bilevel.meter import Meter, layers
 from bilevel.modes import Implicit, Leaping, Unroll
@@ -48,6 +49,7 @@ def without_numbers(parts: Parts) -> Parts:
     try:
         moved = {name: _emptied(part, parts.dtype) for name, part in parts.objects.items()}
     except Exception as error:  # a stream of the caller's may need numbers
+        pass_on(error)
         raise Untraced(_reason(error)) from error
     return replace(parts, objects=moved, device=torch.device("meta"))
 
@@ -105,6 +107,7 @@ def counted(plan: Plan, phase: str, parts: Parts, longer: Mapping[str, float] = 
                 return _run(one, state, key, given, meter)
             known |= one.values(state)
     except Exception as error:  # whatever a part does with tensors becomes a reason
+        pass_on(error)
         raise Untraced(_reason(error)) from error
     raise Untraced(f"`{phase}` is no outermost level")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bilevel.commands.console import Console
+from bilevel.commands.recipes import recipes_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +18,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from bilevel.explain_code import page
 
     console.result(page(arguments.code.strip().upper()))
-    console.next("bilevel check FILE", "the messages of a recipe")
+    if recipes_here():
+        console.next("bilevel check *.bl", "the messages of the recipes here")
     return 0

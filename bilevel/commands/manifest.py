@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from bilevel.commands.console import Console
 from bilevel.commands.modules import import_modules
+from bilevel.commands.recipes import recipes_here
 from bilevel.files import write_whole
 from bilevel.manifest import write_manifest
 from bilevel.registry import collect
@@ -27,5 +29,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     write_whole(path, text, "make it, and its folder, writable")
     console.result(os.path.relpath(path))
     console.say(f"{len(collect([module]).entries)} names: {', '.join(collect([module]).entries)}")
-    console.next(f"bilevel check FILE --with {arguments.module}", "reads it and imports nothing")
+    if recipes_here():
+        console.next(f"bilevel check *.bl --with {shlex.quote(arguments.module)}", "reads it and imports nothing")
     return 0

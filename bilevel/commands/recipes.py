@@ -88,6 +88,11 @@ def open_recipe(
     return recipe if schedule is None else replace(recipe, schedule=schedule)
 
 
+def recipes_here() -> bool:
+    """Whether there are recipes in the working directory, which `*.bl` names."""
+    return any(Path().glob("*.bl"))
+
+
 def quick(file: str) -> str:
     """The file of the small child of a recipe: packaged in `quick/`, a user's own beside it."""
     path = Path(file)

@@ -26,6 +26,7 @@ from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.libraries import chosen
+from bilevel.errors import pass_on
 from bilevel.garbage import uncollected
 
 Kind: TypeAlias = Literal["none", "fx", "inductor", "fx+graphs", "inductor+graphs"]
@@ -65,7 +66,8 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     ahead.begun(next((x.dtype for x in inputs if x.is_floating_point()), torch.float32)).wait(ahead.PATIENCE)
     try:
         return _by_inductor(module, inputs, ahead.options())
-    except Exception:
+    except Exception as error:
+        pass_on(error)
         if (options := ahead.narrower()) is None:
             raise
     return _by_inductor(module, inputs, options)

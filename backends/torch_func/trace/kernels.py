@@ -8,7 +8,7 @@ it calls become kernels. Kernels are kept by the form of their arguments.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ from bilevel.backends.torch_func.trace.compilers import (
 from bilevel.backends.torch_func.trace.graph import Traced, reason_of, trace
 from bilevel.backends.torch_func.trace.replays import Replays
 from bilevel.backends.torch_func.trace.signature import Key, as_tensor, filled, flatten, mapped
-from bilevel.errors import fail
+from bilevel.errors import fail, pass_on
 
 MOST = 16
 """Forms of arguments that one function gets kernels for; data of ever new sizes would make one in every step."""
@@ -203,9 +203,11 @@ class Kernel:
         if not self.traces:
             leaves: list[Any] = []
             key = flatten(arguments, leaves)
-            with suppress(Exception):  # what cannot be traced is found again, and said, when it is called for itself
+            try:
                 self.traces[key] = trace(self.function, arguments, leaves, self.kernels.dtype)
                 self.kernels.note_size(self.name, self.traces[key])
+            except Exception as error:  # noqa: BLE001 - found again, and said, when the function is called for itself
+                pass_on(error)
         one = next(iter(self.traces.values()), None)
         self.kernels.operators += steps * (one.size if one is not None else LARGEST_WHOLE[self.kernels.kind] + 1)
         self.kernels.bytes += steps * (one.bytes if one is not None else 0)
@@ -225,6 +227,7 @@ class Kernel:
         try:
             traced = self.traces.get(key) or trace(self.function, arguments, leaves, self.kernels.dtype)
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
+            pass_on(error)
             return Made(self.name, 0, reason=reason_of(error))
         inputs = self._inputs(leaves)
         run, unrecorded = self.kernels.compiled(traced, [inputs[place] for place in traced.inputs])

@@ -14,6 +14,7 @@ from bilevel.backends.torch_func.trace.graph import reason_of, trace
 from bilevel.backends.torch_func.trace.halves import Half, halves, random_like
 from bilevel.backends.torch_func.trace.kernels import MOST, Kernel, Kernels, Made
 from bilevel.backends.torch_func.trace.signature import Key, flatten
+from bilevel.errors import pass_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Pulled(Kernel):
             traced = trace(self._whole, given, both, self.kernels.dtype)
             ahead, back = halves(traced, len(leaves))
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
+            pass_on(error)
             return Made(self.name, 0, reason=reason_of(error))
         pair = self._compiled(ahead, back, self._inputs(both), form)
         found, pull = self._both(pair, arguments, self._inputs(leaves))

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from bilevel.backends.torch_func.trace.compilers import Compiled
 from bilevel.backends.torch_func.trace.graph import Traced, reason_of
 from bilevel.backends.torch_func.trace.nodes import aten, tensor_of
+from bilevel.errors import pass_on
 
 MOST_RECORDINGS = 256
 """recordings of one program"""
@@ -73,6 +74,7 @@ class Replays:
         try:
             made = Replayed(self.recorder, run, inputs)
         except Exception as error:  # noqa: BLE001 - whatever a device refuses to record is the reason
+            pass_on(error)
             return f"not recorded: {reason_of(error)}"
         self.count += 1
         self.bytes += needed
