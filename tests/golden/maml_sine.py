@@ -647,7 +647,7 @@ def enough(source: Any, count: int, depth: int = 0) -> int:
             "B312",
             f"{count} samples are drawn from data that has {available}",
             why="one draw takes different samples: it draws without replacement",
-            fix=f"a draw of {available} or fewer, or larger data",
+            fix=f"a draw of {available} or fewer, or larger data" if available else "data with one sample or more",
         )
     return available
 
