@@ -14,6 +14,7 @@ import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -79,15 +80,25 @@ def _not_yet(value: Any) -> bool:
 
 def load(source: str, parts: Parts, kernels: Plain | None = None) -> tuple[Any, ...]:
     """The outermost levels of an emitted module without numbers; every test of numbers is answered `not yet`."""
+    from bilevel.backends.torch_func.emit import HEADER, RECIPE
     from bilevel.program import argument_names
 
     module = types.ModuleType("bilevel_traced")
-    exec(compile(source, "<traced module>", "exec"), module.__dict__)  # noqa: S102 - our own text
+    start = source.index(HEADER)
+    end = source.index(f"# {RECIPE}", start)
+    for code in (_runtime(source[start:end]), compile(source[end:], "<traced module>", "exec")):
+        exec(code, module.__dict__)  # noqa: S102 - our own text
     module.__dict__.update(bool=_not_yet, any_left=lambda active: True, any_broken=lambda mask: False)
     phases: tuple[Any, ...] = module.__dict__["build"](
         **argument_names(parts.objects), device=parts.device, dtype=parts.dtype, kernels=kernels or Plain()
     )
     return phases
+
+
+@lru_cache(maxsize=8)
+def _runtime(text: str) -> types.CodeType:
+    """What stands before a recipe's own functions: most of a module's text, and the same for modes that are alike."""
+    return compile(text, "<traced module>", "exec")
 
 
 def counted(plan: Plan, phase: str, parts: Parts, longer: Mapping[str, float] = NO_STEPS) -> Work:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, Statement, words
 from bilevel.backends.torch_func import draws
 from bilevel.backends.torch_func.expressions import Writer, first_name, parameters_of, write
+from bilevel.dsl.paths import Setting, settings
 from bilevel.errors import Span
 from bilevel.modes import Unroll
 from bilevel.plan import Plan
 
 
-@dataclass(slots=True)
+@dataclass
 class Coder:
     """What is known while the functions of a plan are written; `known` holds the parameters of those written."""
 
@@ -58,6 +60,11 @@ class Coder:
     def firsts(self) -> list[str]:
         """The numbers of the first copies computed at a time: every function that needs one has it as a parameter."""
         return [first_name(self.writer, index) for index in sorted(self.writer.chunked)]
+
+    @cached_property
+    def written(self) -> dict[str, Setting]:
+        """Every literal of the recipe that can be replaced, by its name in the emitted module."""
+        return {path.replace(".", "_"): setting for path, setting in settings(self.program.recipe).items()}
 
     @property
     def program(self) -> ir.Program:

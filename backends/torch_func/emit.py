@@ -35,6 +35,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, jvp, vjp, vmap
 """
+RECIPE = "---- the recipe"
+"""the heading of what follows the runtime"""
 STATE = Class(
     "State",
     (("step", "int"), ("x", "Any"), ("solver", "Any"), ("ends", "Any"), ("notes", "Any")),
@@ -87,7 +89,7 @@ def emit(plan: Plan, version: str) -> str:
         PHASE,
         Text(""),
     )
-    head = Module(_doc(plan, version), (*statements, Comment("---- the recipe"), Text("\n")))
+    head = Module(_doc(plan, version), (*statements, Comment(RECIPE), Text("\n")))
     return to_text(head) + "\n\n" + text
 
 

@@ -21,7 +21,6 @@ from bilevel.backends.torch_func.expressions import Axes, free_reads, mapped, wr
 from bilevel.backends.torch_func.levels import cold_begin, end_text, numbered, solve, solver_state
 from bilevel.backends.torch_func.steps import step_body
 from bilevel.dsl import nodes
-from bilevel.dsl.paths import settings as all_settings
 from bilevel.facts import expressions
 from bilevel.kinds import is_searched
 from bilevel.plan import Plan, Step
@@ -151,10 +150,9 @@ def outside(coder: Coder, level: ir.Level) -> list[str]:
 
 def _settings(coder: Coder, level: ir.Level, changed: dict[str, str] | None = None) -> list[Statement]:
     """Replaceable literals at their value in the recipe, or at the value that a report gives them."""
-    known = {p.replace(".", "_"): s for p, s in all_settings(coder.program.recipe).items()}
     lines: list[Statement] = []
     for name in sorted(set(coder.plan.settings.values())):
-        value = (changed or {}).get(name) or _spelled(known[name].value)
+        value = (changed or {}).get(name) or _spelled(coder.written[name].value)
         lines.append(Assign(name, value))
     return [*lines, *(Assign(first, "0") for first in coder.firsts)]
 

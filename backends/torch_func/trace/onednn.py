@@ -34,7 +34,7 @@ def _empty(a: Tensor, b: Tensor) -> Tensor:
 
 
 LIBRARY.impl("linear", linear, "CPU")
-torch.library.register_fake("bilevel::linear", _empty, lib=LIBRARY)
+LIBRARY.impl("linear", _empty, "Meta")  # `register_fake` looks for its own line in the sources of all modules
 
 
 def call(before: fx.Node, a: fx.Node, b: fx.Node, inductor: bool) -> fx.Node:
