@@ -53,6 +53,22 @@ def test_without_a_compiler_inductor_is_b712_and_auto_takes_fx(monkeypatch: pyte
     assert "no C++ compiler" in program.kernels.reason
 
 
+def test_what_the_compiler_refuses_is_b712_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.exc import CppCompileError, InductorError
+
+    def refused(*_: object) -> None:
+        said = "in file a.cpp:\n  a.cpp:7: error: no such header\nerror: another"
+        raise InductorError(CppCompileError(["old-g++", "a.cpp"], said), None)
+
+    monkeypatch.setattr(compilers, "_by_inductor", refused)
+    program = bilevel.compile(load("maml_sine_quick"), compile="inductor")
+    with pytest.raises(RecipeError) as caught:
+        program.explain_kernels()
+    (told,) = caught.value.diagnostics
+    assert told.code == "B712" and "`old-g++`" in told.message
+    assert told.why == "it says: a.cpp:7: error: no such header" and "--compile fx" in told.fix
+
+
 def test_unknown_kernels_are_b712() -> None:
     with pytest.raises(RecipeError) as caught:
         bilevel.compile("maml_sine", compile="fast")  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.libraries import chosen
-from bilevel.errors import pass_on
+from bilevel.errors import fail, pass_on
 from bilevel.garbage import uncollected
 
 Kind: TypeAlias = Literal["none", "fx", "inductor", "fx+graphs", "inductor+graphs"]
@@ -69,8 +69,29 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     except Exception as error:
         pass_on(error)
         if (options := ahead.narrower()) is None:
-            raise
-    return _by_inductor(module, inputs, options)
+            raise _told(error) from error
+    try:
+        return _by_inductor(module, inputs, options)
+    except Exception as error:
+        pass_on(error)
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> Exception:
+    """B712 where the C++ compiler has refused what Inductor wrote; whatever else has happened as it is."""
+    from torch._inductor.exc import CppCompileError
+
+    refused = getattr(error, "inner_exception", error)
+    if not isinstance(refused, CppCompileError):
+        return error
+    lines = [line.strip() for line in refused.output.splitlines() if line.strip()]
+    said = next((line for line in lines if "error" in line), lines[0] if lines else "it says nothing")
+    return fail(
+        "B712",
+        f"no inductor kernels here: `{refused.cmd[0]}` does not compile them",
+        why=f"it says: {said[:200]}",
+        fix="--compile fx, which needs no compiler; or CXX=... in the environment, a newer one (g++ 11 or later, clang 14 or later)",
+    )
 
 
 def _by_inductor(module: fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Compiled:

@@ -7,7 +7,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <vector>
+
+// Numbers of two vectors, by their places in both, as a vector: g++ has __builtin_shufflevector from 12 on, clang never had the other.
+#ifdef __clang__
+#define TAKEN(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define TAKEN(a, b, ...) __builtin_shuffle(a, b, Places{__VA_ARGS__})
+#endif
 
 template <typename T>
 struct Small {
@@ -127,6 +135,8 @@ struct Small {
   // 8 x 8 numbers of four bytes or 4 x 4 of eight, turned in registers of 32 bytes.
   static void square(const T* from, int64_t row, T* to) {
     typedef T X __attribute__((vector_size(32), aligned(sizeof(T))));
+    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Place;
+    typedef Place Places __attribute__((vector_size(32)));
     constexpr int SIDE = 32 / sizeof(T);
     X r[SIDE], t[SIDE];
 #pragma GCC unroll 8
@@ -134,30 +144,30 @@ struct Small {
     if constexpr (SIDE == 8) {
 #pragma GCC unroll 4
       for (int i = 0; i < 8; i += 2) {
-        t[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        t[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+        t[i] = TAKEN(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        t[i + 1] = TAKEN(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
       }
 #pragma GCC unroll 4
       for (int n = 0; n < 4; n++) {
         const int i = n / 2 * 4, h = n % 2;
-        r[i + 2 * h] = __builtin_shufflevector(t[i + h], t[i + 2 + h], 0, 1, 8, 9, 4, 5, 12, 13);
-        r[i + 2 * h + 1] = __builtin_shufflevector(t[i + h], t[i + 2 + h], 2, 3, 10, 11, 6, 7, 14, 15);
+        r[i + 2 * h] = TAKEN(t[i + h], t[i + 2 + h], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[i + 2 * h + 1] = TAKEN(t[i + h], t[i + 2 + h], 2, 3, 10, 11, 6, 7, 14, 15);
       }
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) {
-        *(X*)(to + i * PANEL) = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        *(X*)(to + (i + 4) * PANEL) = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        *(X*)(to + i * PANEL) = TAKEN(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        *(X*)(to + (i + 4) * PANEL) = TAKEN(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
       }
     } else {
 #pragma GCC unroll 2
       for (int i = 0; i < 4; i += 2) {
-        t[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 4, 2, 6);
-        t[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 1, 5, 3, 7);
+        t[i] = TAKEN(r[i], r[i + 1], 0, 4, 2, 6);
+        t[i + 1] = TAKEN(r[i], r[i + 1], 1, 5, 3, 7);
       }
 #pragma GCC unroll 2
       for (int i = 0; i < 2; i++) {
-        *(X*)(to + i * PANEL) = __builtin_shufflevector(t[i], t[i + 2], 0, 1, 4, 5);
-        *(X*)(to + (i + 2) * PANEL) = __builtin_shufflevector(t[i], t[i + 2], 2, 3, 6, 7);
+        *(X*)(to + i * PANEL) = TAKEN(t[i], t[i + 2], 0, 1, 4, 5);
+        *(X*)(to + (i + 2) * PANEL) = TAKEN(t[i], t[i + 2], 2, 3, 6, 7);
       }
     }
   }
