@@ -27,11 +27,15 @@ struct Small {
   static constexpr int REGISTERS = 32;
 #endif
   static constexpr int64_t PANEL = 3 * WIDTH;  // columns of b at a time
-  static constexpr int64_t DEPTH = 1024 / sizeof(T);  // of the inner axis at a time: a panel of b stays in a cache
+  static constexpr int64_t DEPTH = 4096 / sizeof(T);  // of the inner axis at a time: a panel of b stays in a cache
+  static constexpr int64_t NEAR = 32768 / sizeof(T);  // numbers of a factor that the nearest cache holds
 
+  enum class Next { NEAR, DOWN, BESIDE };  // what is read after a block: what is in a cache, more rows of a, the next panel of b
   struct Left {  // `rows` rows of a, its numbers at `row` and `column` from each other
     const T* at;
     int64_t rows, row, column;
+    const T* ahead;  // what is read after this: a line of memory for each row of b, `step` from one to the next
+    int64_t step;
   };
   struct Right {  // a panel of b: `row` from one row to the next, `last` columns in its last vector
     const T* at;
@@ -49,20 +53,19 @@ struct Small {
   // R rows of a on C vectors of b. Invariant: all sums stay in registers, R * C + C + 1 of them.
   template <int R, int C, bool WHOLE>
   __attribute__((noinline)) static void block(const Left& a, const Right& b, const Out& out, int64_t inner) {
-    const T *left = a.at, *right = b.at;
-    const int64_t row = a.row, column = a.column, b_row = b.row, last = b.last;
+    const T *left = a.at, *right = b.at, *ahead = a.ahead;
+    const int64_t row = a.row, column = a.column, b_row = b.row, last = b.last, step = a.step;
     V sums[R][C];
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
       for (int j = 0; j < C; j++) sums[i][j] = V(T(0));
-    for (int64_t k = 0; k < inner; k++, left += column, right += b_row) {
+    for (int64_t k = 0; k < inner; k++, left += column, right += b_row, ahead += step) {
+      __builtin_prefetch(ahead);
       V across[C];
 #pragma GCC unroll 4
       for (int j = 0; j < C - 1; j++) across[j] = V::loadu(right + j * WIDTH);
       across[C - 1] = WHOLE ? V::loadu(right + (C - 1) * WIDTH) : V::loadu(right + (C - 1) * WIDTH, last);
-#pragma GCC unroll 4
-      for (int j = 0; j < C; j++) __builtin_prefetch(right + (C + j) * WIDTH);  // the panel beside this one is next
 #pragma GCC unroll 16
       for (int i = 0; i < R; i++) {
         const V down(left[i * row]);
@@ -103,12 +106,15 @@ struct Small {
 
   // All rows of a in blocks of nearly the same size.
   template <int C>
-  static void panel(const Left& a, const Right& b, const Out& out, int64_t inner) {
+  static void panel(const Left& a, const Right& b, const Out& out, int64_t inner, Next next) {
     constexpr int MOST = std::min(10, (REGISTERS - C - 1) / C);
     int64_t blocks = (a.rows + MOST - 1) / MOST;
     for (int64_t i = 0; blocks > 0; blocks--) {
       const int64_t here = (a.rows - i + blocks - 1) / blocks;
-      rows<MOST, C>({a.at + i * a.row, here, a.row, a.column}, b, out.from(i * out.row), inner);
+      Left left{a.at + i * a.row, here, a.row, a.column, a.at, 0};
+      if (next == Next::DOWN) left.ahead = left.at + here * a.row, left.step = a.column > 1 ? a.column : a.row == inner ? here : 0;
+      else if (next == Next::BESIDE) left.ahead = b.at + (C + blocks % C) * WIDTH, left.step = b.row;  // a vector of it in every block
+      rows<MOST, C>(left, b, out.from(i * out.row), inner);
       i += here;
     }
   }
@@ -179,18 +185,20 @@ struct Small {
 
   // Rows and columns from `row` and `column` on, as many as `size` has, of a product of sizes `all`; `room` has room for a panel.
   static void part(const T* a, const T* b, const Out& out, const Sizes& all, const Sizes& size, int64_t row, int64_t column, T* room) {
+    const bool is_near = all.inner * std::max(all.rows, all.columns) <= NEAR;
+    const Next next = is_near ? Next::NEAR : all.rows >= all.columns ? Next::DOWN : Next::BESIDE;
     const int64_t across = all.turn_a ? 1 : all.inner, down = all.turn_a ? all.rows : 1;
     for (int64_t k = 0; k < all.inner; k += DEPTH) {
       const int64_t depth = std::min(DEPTH, all.inner - k);
-      const Left left{a + row * across + k * down, size.rows, across, down};
+      const Left left{a + row * across + k * down, size.rows, across, down, a, 0};
       for (int64_t j = column; j < column + size.columns; j += PANEL) {
         const int64_t here = std::min(PANEL, column + size.columns - j);
         const Right right = all.turn_b ? turned(b + j * all.inner + k, all.inner, here, depth, room)
                                        : straight(b + k * all.columns + j, all.columns, here, depth, room);
         const Out to = k > 0 ? out.from(row * all.columns + j).again() : out.from(row * all.columns + j);
-        if (here > 2 * WIDTH) panel<3>(left, right, to, depth);
-        else if (here > WIDTH) panel<2>(left, right, to, depth);
-        else panel<1>(left, right, to, depth);
+        if (here > 2 * WIDTH) panel<3>(left, right, to, depth, next);
+        else if (here > WIDTH) panel<2>(left, right, to, depth, next);
+        else panel<1>(left, right, to, depth, next);
       }
     }
   }
