@@ -119,14 +119,14 @@ def _planned(arguments: argparse.Namespace, file: str, limits: list[str]) -> Mad
     if arguments.symbolic or arguments.stage == "lowered":
         recipe = open_recipe(file, arguments.settings, arguments.schedule, manifests(arguments.modules))
         return Made(recipe, pipeline.plan(recipe.program, arguments.allow), None)
-    from bilevel import program as compiler
+    from bilevel import compile as compiled
     from bilevel.commands.modules import import_modules
     from bilevel.costs import reference
     from bilevel.limits import read_limits
 
     recipe = open_recipe(file, arguments.settings, arguments.schedule)
     with waiting(PLANNING.format(recipe.name)):
-        program = compiler.compile(
+        program = compiled(
             recipe,
             registry=import_modules(arguments.modules),
             device=arguments.device,

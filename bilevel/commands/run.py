@@ -99,11 +99,11 @@ def build(
     # Idle threads sleep. By default they spin, and where another program wants the core a step takes fifty times as
     # long. OpenMP reads this when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from bilevel import program as compiler
+    from bilevel import compile as compiled
     from bilevel.commands.modules import import_modules
 
     with waiting(PLANNING.format(recipe.name)):
-        return compiler.compile(
+        return compiled(
             recipe,
             registry=import_modules(modules),
             device=device,
