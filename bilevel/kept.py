@@ -19,9 +19,15 @@ def cache_folder() -> Path:
 
 
 def recall(name: str, depends: str) -> bytes | None:
-    """What was kept under a name, None where nothing was, it was made from something else, or the file is damaged."""
+    """What was kept under a name, None where nothing was, it was made from something else, or the file is damaged.
+
+    What another user wrote into a folder that is shared is not read: what is kept may be objects, which are code.
+    """
     try:
-        content = (cache_folder() / name).read_bytes()
+        path = cache_folder() / name
+        if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
+            return None
+        content = path.read_bytes()
     except OSError:
         return None
     return content[32:] if content[:32] == _digest(depends, content[32:]) else None

@@ -215,6 +215,30 @@ class Given(NamedTuple):
     support: Shots
 
 
+@registry.data(yields=records("?", y=real()))
+def few(n: int = 2) -> Shots:
+    return Shots(torch.ones(n))
+
+
+@pytest.mark.parametrize(("reads", "line"), [("mean((w - d.y)^2)", 6), ("mean[t] (w - t.y)^2", 5)])
+def test_data_without_samples_is_b312(reads: str, line: int) -> None:
+    """A mean over nothing is no number, and no copy is solved for it: neither may come up in the run."""
+    text = f"""recipe nothing
+use d = few(n = 2)
+level top {{
+    w : real from 0
+    {"each t in d" if "[t]" in reads else ""}
+    minimize {reads} + w^2
+    by sgd(lr = 0.1) for 1 step
+}}
+"""
+    assert bilevel.compile(bilevel.parse(text), registry=[few]).run().losses == [1.0]
+    with pytest.raises(RecipeError) as caught:
+        bilevel.compile(bilevel.parse(text.replace("= 2", "= 0")), registry=[few])
+    assert [(d.code, d.span.line if d.span else 0) for d in caught.value.diagnostics] == [("B312", line)]
+    assert "`d` has no samples" in str(caught.value)
+
+
 class Stream:
     """Tasks with five samples, which their registration does not say."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import bilevel as bl
 from benchmarks.live_bytes import peak_bytes
 from bilevel import pipeline
 from bilevel.binding import Parts, bind
@@ -13,6 +14,7 @@ from bilevel.meter import Meter, layers
 from bilevel.plan import Plan
 from bilevel.program import load_phases
 from bilevel.tracing import Tracer, Untraced, step_count
+from tests.zoo import sources
 from tests.zoo.compiled import REGISTRY, plan_text
 
 SINE = """recipe traced
@@ -59,6 +61,24 @@ def measured(plan: Plan, parts: Parts) -> tuple[Work, int]:
         kept = phase.hypergradient(state, key)
     del kept
     return meter.work, peak_bytes(lambda: phase.hypergradient(state, key))
+
+
+def test_no_epoch_is_counted_as_no_step() -> None:
+    text = """recipe unmoved
+use d = points(count = 4)
+level top {
+  x : real from 0.7
+  level fit {
+    w : real from x
+    b ~ d.all[2]
+    minimize mean((w - b.y)^2)
+    by sgd(lr = 0.3) for 0 epochs
+  }
+  minimize (w - 1)^2
+  by sgd(lr = 0.1) for 1 step
+}"""
+    program = bl.compile(bl.parse(text), registry=[sources])
+    assert program.hypergradient()["x"] == pytest.approx(2 * (0.7 - 1))
 
 
 LISTED = """recipe listed

@@ -40,6 +40,21 @@ def test_a_write_that_is_cut_short_leaves_the_old_file(
     assert path.read_text("utf-8") == "old"
 
 
+@pytest.mark.parametrize("name", ["state.pt", "curves.png", "sine.png"])
+def test_a_full_disk_is_a_message_at_every_file(bilevel: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    whole = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if name in self.name:
+            raise OSError(28, "No space left on device")
+        return whole(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    said = bilevel("run", "tiny.bl", "--out", "part")
+    assert said.code == 1
+    assert f"error[B709]: cannot write to `part/{name}`: No space left on device" in said.err
+
+
 def test_links_and_permissions_stay(tmp_path: Path) -> None:
     path, link = tmp_path / "a.txt", tmp_path / "link.txt"
     path.write_text("old", "utf-8")

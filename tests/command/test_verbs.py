@@ -76,7 +76,9 @@ def test_version(bilevel: Command) -> None:
     [
         (("chek", "maml"), "did you mean `check`?"),
         (("check", "maml", "--strct"), "did you mean `--strict`?"),
-        (("run",), "required: FILE"),
+        (("run",), "required: FILE\n"),
+        (("run", "maml", "--threads", "0"), "`0` is no whole number from 1"),
+        (("gradcheck", "maml", "--directions", "x"), "`x` is no whole number from 1"),
         (("run", "maml", "--sed=3"), "did you mean `--seed`?"),
         (("run", "maml", "--seed", "three"), "no whole number"),
         (("plan", "maml", "--stage", "type"), "invalid choice"),

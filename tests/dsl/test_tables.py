@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bilevel.costs import current, reference
 from bilevel.dsl import mistakes, parse, tables, unexpected
 from bilevel.errors import RecipeError
 from bilevel.kept import cache_folder, keep, recall
@@ -102,3 +103,21 @@ def test_kept_content_is_whole_whoever_writes(folder: Path) -> None:
     assert seen <= set(contents)
     assert [path.name for path in folder.iterdir()] == ["shared"]
     assert recall("shared", "another text") is None
+
+
+def test_what_another_user_kept_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep("shared", "one text", b"mine")
+    assert recall("shared", "one text") == b"mine"
+    monkeypatch.setattr("os.getuid", lambda: (folder / "shared").stat().st_uid + 1)
+    assert recall("shared", "one text") is None
+
+
+def test_without_a_home_folder_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    keep("shared", "one text", b"mine")
+    assert recall("shared", "one text") is None
+    assert current() == reference()
