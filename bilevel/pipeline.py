@@ -43,13 +43,15 @@ def zoo_manifest() -> Manifest:
 def merged(manifests: Iterable[Manifest]) -> Manifest:
     """Several manifests as one; a name described twice is B602."""
     entries: dict[str, Description] = {}
+    origin: dict[str, str] = {}
     names = []
     for manifest in manifests:
         names.append(manifest.name)
         for name, description in manifest.entries.items():
             if name in entries and entries[name] != description:
-                raise fail("B602", f"`{name}` is registered twice", fix="rename one of the two")
-            entries[name] = description
+                both = f"by `{origin[name]}` and by `{manifest.name}`"
+                raise fail("B602", f"`{name}` is registered twice, {both}", fix="rename one of the two")
+            entries[name], origin[name] = description, manifest.name
     return Manifest(", ".join(names), entries)
 
 

@@ -309,7 +309,9 @@ def collect(sources: Iterable[object]) -> Registry:
         for found in _registrations(source):
             known = entries.setdefault(found.description.name, found)
             if known.build is not found.build:
-                raise fail("B602", f"`{found.description.name}` is registered twice", fix="rename one of the two")
+                both = f"by `{known.build.__module__}` and by `{found.build.__module__}`"
+                name = found.description.name
+                raise fail("B602", f"`{name}` is registered twice, {both}", fix="rename one of the two")
     return Registry(tuple(names), dict(sorted(entries.items())))
 
 
