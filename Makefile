@@ -8,6 +8,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
 # A python that is found may still not start (a pyenv shim) or make no environment (Debian packs venv apart).
 USABLE = import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+OF_TORCH = from importlib import metadata; print(metadata.version("torch"))
 HAS_TORCH = import sys, torch; sys.exit(torch.__version__ < "2.11")
 # A PyTorch that is there is used where it is new enough, and never replaced: .venv sees what its interpreter sees.
 ITS_TORCH = import torch; v = torch.__version__; print(f" and its PyTorch {v}" if v >= "2.11" else f", not its PyTorch {v}")
@@ -40,7 +41,7 @@ recipes: $(READY)  ## every quick recipe: what it gains, and a check of its hype
 # Betty's metadata is refused by newer versions of pip.
 peers: $(READY)  ## what the benchmarks compare with
 	@$(PIP) 'pip<24.1'
-	@$(PIP) --editable '.[peers]'
+	@$(PIP) --editable '.[peers]' "torch==$$($(BIN)/python -c '$(OF_TORCH)')"
 
 # On a machine that does nothing else. One workload: .venv/bin/python -m benchmarks W0
 bench: $(READY)  ## times and memory beside other libraries: BENCHMARKS.md (15 minutes; first `make peers`)
