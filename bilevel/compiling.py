@@ -6,7 +6,8 @@ them the same bits, in every run on a machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -17,10 +18,11 @@ from bilevel.backends.torch_func.trace.compilers import KINDS, Kind, base, has_g
 from bilevel.backends.torch_func.trace.cuda import CudaGraphs
 from bilevel.backends.torch_func.trace.kernels import Kernels, Made
 from bilevel.backends.torch_func.trace.replays import Replays
-from bilevel.costs import size_text
+from bilevel.costs import making, reference, size_text, time_text
 from bilevel.errors import fail
 from bilevel.kinds import is_searched
 from bilevel.plan import Plan
+from bilevel.table import is_capped
 
 if TYPE_CHECKING:
     from bilevel.program import Program
@@ -29,26 +31,82 @@ Asked: TypeAlias = Literal["auto"] | Kind
 ASKED: tuple[Asked, ...] = ("auto", *KINDS)
 
 TRACING, COMPILING = 2_000, 100_000
-"""Steps, of all levels and both ways, from which tracing and compiling pay back.
-
-A step of a small level takes about 4 ms as it is, 0.8 ms traced, 0.15 ms compiled; tracing takes 1 to 4 s, compiling
-20 to 40 s. Both pay back twice.
-"""
+"""Steps, of all levels and both ways, from which tracing and compiling pay back where nothing says what a step takes."""
+SHORT = 5.0
+"""predicted seconds of a run as it is, up to which nothing is asked of a compiler"""
 UNKNOWN = 20
 """steps that a level is taken to need where the recipe does not say"""
 
 
-def kernels_for(plan: Plan, asked: Asked, device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The compiler of kernels that was asked for (B712 where it cannot be had); `auto` waits until a run begins."""
+def kernels_for(
+    plan: Plan, asked: Asked, device: torch.device, dtype: torch.dtype, known: tuple[Kind, str] | None = None
+) -> Kernels:
+    """The compiler of kernels that was asked for (B712 where it cannot be had); `auto` waits until a run begins.
+
+    `known`: what `auto` is, and why, where what a step takes has been predicted (`paying`).
+    """
     if asked not in ASKED:
         raise fail("B712", f"there are no kernels `{asked}`", fix=f"one of: {', '.join(ASKED)}")
     if asked == "auto":
-        kind, reason = _chosen(plan, device)
+        kind, reason = _chosen(plan, device) if known is None else known
         return Kernels(kind, dtype, device, idle=True, reason=reason, replays=_replays(kind, device))
     missing = why_not(asked, device)
     if missing is not None:
         raise fail("B712", f"no {asked} kernels here: {missing}", fix=_instead(asked, device))
     return Kernels(asked, dtype, device, reason="asked for", replays=_replays(asked, device))
+
+
+# ---- what pays -----------------------------------------------------------------------------------------------
+
+CANDIDATES: tuple[Kind, ...] = ("none", "fx", "inductor")
+"""on a processor; of a GPU nothing has been measured, there the number of steps decides"""
+SAID: Mapping[Kind, str] = {"none": "as they are", "fx": "with fx", "inductor": "with Inductor"}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A run with kernels of one kind, in predicted seconds: until its kernels are made, and of all its steps."""
+
+    kind: Kind
+    before: float
+    after: float
+    steps: int
+
+    @property
+    def seconds(self) -> float:
+        return self.before + self.after
+
+    def __str__(self) -> str:
+        made = f" ({time_text(self.before)} of it to make them)" if self.before else ""
+        return f"{time_text(self.seconds)} {SAID[self.kind]}{made}"
+
+
+def whole(plan: Plan, kind: Kind) -> Whole | None:
+    """What a run of a plan takes at the speed of the reference, which is the same everywhere; None if not predicted."""
+    if plan.numbers is None or not plan.numbers.steps:
+        return None
+    before = after = 0.0
+    total = 0
+    for name, cost in plan.numbers.steps.items():
+        if cost.work is None:
+            return None
+        steps = _steps(plan.program, plan.program.level(name))
+        before += making(cost.work, kind)
+        after += steps * reference().seconds(cost.work, kind)
+        total += steps
+    return Whole(kind, before, after, total)
+
+
+def paying(found: Sequence[Whole], plan: Plan, device: torch.device) -> tuple[Kind, str]:
+    """The kind with which a run is over first, and why; `found`: with functions as they are, then with kernels."""
+    best = min(found, key=lambda one: one.seconds)
+    steps = f"{found[0].steps:,} step{'s' * (found[0].steps != 1)}"
+    about = "at most" if any(is_capped(plan, level.name) for level in plan.program.levels) else "about"
+    if len(found) == 1:
+        return best.kind, f"{steps} take {about} {time_text(best.seconds)} as they are: too short to make kernels for"
+    missing = why_not("inductor", device)
+    told = f"{steps} take {about} {', '.join(map(str, found))}"
+    return best.kind, told if missing is None else f"{told}; no Inductor: here is {missing}"
 
 
 def _replays(kind: Kind, device: torch.device) -> Replays | None:

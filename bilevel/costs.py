@@ -34,8 +34,10 @@ class Work:
     that all other operators read and wrote. `fresh`: bytes that the system had to give: what the bytes alive rose by
     beyond their highest, and every result too large to be kept for reuse. `operators`: operators that compute;
     `views`: those that only look at numbers in another way; `layers`: transforms (vmap, grad, jvp, vjp) around each of
-    either, in sum; `transforms`: how many were entered. `peak`: the most bytes alive at once, of all that was made inside.
-    `kernels`: calls of functions that become kernels; `kernel_...`: what of the counts above they have.
+    either, in sum; `transforms`: how many were entered. `peak`: the most bytes alive at once, of all that was made inside;
+    `first`: with kernels, the same in the first step, which calls functions as they are and compares.
+    `kernels`: calls of functions that become kernels; `nodes`: operators of the graphs of these, each once; `in_runs`: those
+    more that they have where steps go in runs; `kernel_...`: what of the counts above graphs have.
     """
 
     products: float = 0.0
@@ -50,11 +52,16 @@ class Work:
     layers: float = 0.0
     transforms: float = 0.0
     peak: float = 0.0
+    first: float = 0.0
     kernels: float = 0.0
+    nodes: float = 0.0
+    in_runs: float = 0.0
     kernel_operators: float = 0.0
     kernel_views: float = 0.0
-    kernel_layers: float = 0.0
-    kernel_transforms: float = 0.0
+    kernel_matrices: float = 0.0
+    kernel_setups: float = 0.0
+    kernel_products: float = 0.0
+    kernel_convolutions: float = 0.0
     kernel_moved: float = 0.0
     kernel_packed: float = 0.0
 
@@ -65,9 +72,8 @@ class Work:
 
     @property
     def in_kernels(self) -> Work:
-        """What functions that become kernels did of it; carried on to more steps, it may seem to be more than all."""
-        names = ("operators", "views", "layers", "transforms", "moved", "packed")
-        inside = {name: min(getattr(self, name), max(0.0, getattr(self, f"kernel_{name}"))) for name in names}
+        """What graphs have of it; carried on to more steps, it may seem to be more than all."""
+        inside = {name: min(getattr(self, name), max(0.0, getattr(self, f"kernel_{name}"))) for name in IN_KERNELS}
         return Work(**inside)
 
     def __add__(self, other: Work) -> Work:
@@ -84,6 +90,8 @@ values: Callable[[Work], tuple[float, ...]] = attrgetter(*(f.name for f in field
 """the numbers of a `Work`, in the order of its fields"""
 
 
+IN_KERNELS = ("operators", "views", "matrices", "setups", "products", "convolutions", "moved", "packed")
+"""what is counted of kernels by itself"""
 EACH = {
     "operator": "operators",
     "view": "views",
@@ -101,26 +109,44 @@ SPEEDS = ("products", "convolutions", "packed", "moved", "fresh")
 class InKernel:
     """What a kernel takes where functions as they are take operators, views and transforms, which it has none of.
 
-    `call`: of one kernel, `operator` and `view`: of each that was counted, in times of an operator outside of kernels;
-    `moved`, `packed`: of the time for bytes, as a share. A graph has fewer operators than were counted: what changes nothing is
-    taken out, and Inductor makes one pass of several.
+    `call`: of one kernel, `operator` and `view`: of each that is left in its graph, in times of an operator outside of kernels;
+    all others: of the time of the same outside, as a share.
     """
 
     call: float
     operator: float
     view: float
+    matrices: float
+    setups: float
+    products: float
+    convolutions: float
     moved: float
     packed: float
 
 
-KERNELS = {"fx": InKernel(5.0, 0.25, 0.1, 0.1, 0.6), "inductor": InKernel(2.0, 0.025, 0.02, 0.1, 0.1)}
+KERNELS = {
+    "fx": InKernel(1.0, 0.7, 0.4, 0.67, 1.5, 0.66, 0.64, 0.18, 0.74),
+    "inductor": InKernel(1.8, 0.035, 0.01, 0.4, 1.3, 0.66, 0.92, 0.08, 0.06),
+}
 """by kind; with graphs, as without: no GPU has been measured.
 
-Fitted to the time with kernels over the time without. fx: eleven problems of `benchmarks/planner_cells.py` by iterates and
-by residuals, both sides in turns on a busy machine, and W0 on a quiet one: shares of 0.03 to 0.46, met to a factor of 1.42
-in the median, of 3.2 at worst. Inductor: W0 alone, at T = 1, 5, 20 and 100, to a factor of 1.33 in the median, of 2.3 at
-worst.
+Fitted to the time with kernels over the time without (Inductor: over the time with fx), both sides in turns, minima on a
+busy machine, one thread, by iterates and by residuals. fx: seventeen problems of `benchmarks/planner_cells.py`, met to a
+factor of 1.12 in the median, of 1.7 at worst. Inductor: six of these (Adam, networks of 8, 40 and 300, convolutions of 16
+filters, a learned solver of 10,000 numbers), to 1.15 in the median, 1.45 at worst; its large products are taken to be fx's.
 """
+MAKING: dict[str, tuple[float, float]] = {"fx": (0.3, 0.0025), "inductor": (2.0, 0.022)}
+"""Seconds until the kernels of a program are made: once, and for each operator of their graphs.
+
+Fitted to seconds of one core on the same problems: 0.002 to 0.005 for each operator with fx, 0.017 to 0.065 with Inductor.
+"""
+
+
+def making(work: Work, kernels: str) -> float:
+    """Predicted seconds until the kernels of a kind are made, nothing being kept of an earlier run."""
+    once, each = MAKING.get(kernels.partition("+")[0], (0.0, 0.0))
+    together = work.in_runs if kernels.startswith("inductor") else 0.0
+    return once + each * max(0.0, work.nodes + together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +174,16 @@ class Calibration:
 
     def seconds(self, work: Work, kernels: str = "none") -> float:
         """Predicted seconds: overheads, arithmetic and memory, one after the other, with kernels of a kind."""
-        whole, one = sum(self.shares(work).values()), KERNELS.get(kernels.partition("+")[0])
+        whole, one = self.shares(work), KERNELS.get(kernels.partition("+")[0])
         if one is None:
-            return whole
-        done = work.in_kernels
-        inside = self.shares(done)
-        calls = one.call * max(0.0, work.kernels) + one.operator * done.operators + one.view * done.views
-        moved = one.moved * inside["moved"] + one.packed * inside["packed"]
-        return whole - sum(inside.values()) + self.operator * calls + moved
+            return sum(whole.values())
+        graphs = work.in_kernels
+        inside = self.shares(graphs)
+        calls = one.call * max(0.0, work.kernels) + one.operator * graphs.operators + one.view * graphs.views
+        rest = one.matrices * inside["matrix"] + one.setups * inside["setup"]
+        rest += one.products * inside["products"] + one.convolutions * inside["convolutions"]
+        rest += one.moved * inside["moved"] + one.packed * inside["packed"]
+        return sum(whole.values()) - sum(inside.values()) + self.operator * calls + rest
 
     def shares(self, work: Work) -> dict[str, float]:
         """Predicted seconds by the number that they come from."""
@@ -262,6 +290,11 @@ class Cost:
     @property
     def peak(self) -> float | None:
         return None if self.work is None else self.work.peak
+
+    @property
+    def needs(self) -> float | None:
+        """Bytes that every step fits into, the first one too."""
+        return None if self.work is None else max(self.work.peak, self.work.first)
 
 
 # ---- numbers for people --------------------------------------------------------------------------------------

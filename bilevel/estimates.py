@@ -15,6 +15,7 @@ from torch import nn
 
 from bilevel import ir
 from bilevel.backends.torch_func.checkpoints import (
+    LARGE_STATE,
     binomial_segments,
     falling,
     root,
@@ -35,6 +36,10 @@ from bilevel.plan import Choice, Plan
 from bilevel.tracing import Tracer, Untraced, inside, number, step_count
 
 Choices = Mapping[str, Choice]
+FEW = 6
+"""steps of a level of which checkpoints are traced as they are: so few may be one kernel with all that is around"""
+TRIMMED = 2
+"""runs of steps between two moments at which memory goes back to the system (`checkpoints.give_back`)"""
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Estimator:
     calibration: Calibration
     kernels: Kind = "none"
     """the kind of kernels that times are predicted for"""
+    traced: dict[int, tuple[ir.Program, Tracer]] = field(default_factory=dict)
+    """what was traced of programs before, whatever the kernels"""
     tracer: Tracer = field(init=False)
     steps: dict[str, float] = field(init=False)
     linear: dict[str, float] = field(init=False)
@@ -56,7 +63,9 @@ class Estimator:
         counts = {lv.name: step_count(self.program, lv) or self._epochs(lv) for lv in levels}
         self.steps = {name: count for name, count in counts.items() if count is not None}
         self.linear = {}
-        self.tracer = Tracer(self.parts, self.steps)
+        made = (self.program, Tracer(self.parts, self.steps))
+        self.tracer = self.traced.setdefault(id(self.program), made)[1]
+        self.tracer.kernels = self.kernels != "none"
 
     def cost(self, choices: Choices, level: ir.Level, mode: Mode) -> Cost:
         """One step of the outermost level around with `level` differentiated by `mode`, the others as chosen."""
@@ -73,6 +82,8 @@ class Estimator:
         if isinstance(adjoint, Unroll) and adjoint.sparse:
             if steps is None:
                 raise Untraced(f"the number of steps of `{level.name}` is not known")
+            if steps <= FEW:
+                return self._outright(choices, level, mode.title, adjoint, int(steps)), None
             if adjoint.pulled:
                 return self._pulled(choices, level, adjoint, int(steps)), None
             return self._checkpointed(choices, level, adjoint, int(steps)), None
@@ -80,7 +91,12 @@ class Estimator:
         work = self._traced(plan, level, {})
         if steps is None or steps < 3:
             return work, None
-        return work, self._traced(plan, level, {level.name: steps + 1}).peak - work.peak
+        return work, _needs(self._traced(plan, level, {level.name: steps + 1})) - _needs(work)
+
+    def _outright(self, choices: Choices, level: ir.Level, title: str, adjoint: Unroll, steps: int) -> Work:
+        """Work of all steps and of their way back, traced as they are."""
+        plan = self._plan(choices, level, title, adjoint)
+        return self.tracer.cost(plan, self.outermost(level).name, self.steps, self.products(plan), level.name)
 
     def _plan(self, choices: Choices, level: ir.Level, title: str, adjoint: Any) -> Plan:
         choice = Choice(level.name, title, "exact", adjoint, False, ())
@@ -101,10 +117,12 @@ class Estimator:
         plain = self._plan(choices, level, "rmd", Reverse().lower(level, self.facts[level.name]))
         forward = self._step_forth(choices, level)
         again, alive = recomputed(adjoint, steps)
-        peak = self._traced(plain, level, {level.name: float(alive - 1)}).peak
+        held = self._traced(plain, level, {level.name: float(alive - 1)})
         whole, extra = self._traced(plain, level, {}), float(again) * forward
-        fresh = max(peak, whole.fresh - (whole.peak - peak) + extra.fresh)  # what is not kept is not asked for
-        return replace(whole + extra, peak=peak, fresh=fresh)
+        fresh = max(
+            held.peak, whole.fresh - (whole.peak - held.peak) + extra.fresh
+        )  # what is not kept is not asked for
+        return replace(whole + extra, peak=held.peak, first=held.first, fresh=fresh)
 
     def _step_forth(self, choices: Choices, level: ir.Level) -> Work:
         """One step without a way back: what checkpoints compute again in three steps, over three."""
@@ -121,17 +139,16 @@ class Estimator:
         facts = self.facts[level.name]
         plain = self._plan(choices, level, "rmd", Reverse().lower(level, facts))
         kept = self._plan(choices, level, "residuals", Reverse(store="residuals").lower(level, facts))
-        state, low, high = (
-            self._traced(plain, level, {level.name: 3.0}).peak - self._traced(plain, level, {level.name: 2.0}).peak,
-            self._traced(kept, level, {level.name: 2.0}).peak,
-            self._traced(kept, level, {level.name: 3.0}).peak,
-        )
-        peak = max(
-            (low + (n - 2) * (high - low) + held * state for held, n in held_in_runs(adjoint, steps)), default=low
-        )
+        at = level.name
+        two, three = (self._traced(plain, level, {at: steps}) for steps in (2.0, 3.0))
+        low, high = (self._traced(kept, level, {at: steps}) for steps in (2.0, 3.0))
+        runs = held_in_runs(adjoint, steps)
+        state, peak = three.peak - two.peak, _fullest(runs, three.peak - two.peak, low.peak, high.peak)
+        first = _fullest(runs, three.first - two.first, low.first, high.first)
         whole, extra = self._traced(kept, level, {}), float(steps) * self._step_forth(choices, level)
         fresh = max(peak, whole.fresh - (whole.peak - peak) + extra.fresh)  # what is not kept is not asked for
-        return replace(whole + extra, peak=peak, fresh=fresh)
+        again = len(runs) // TRIMMED if state >= LARGE_STATE else 0
+        return replace(whole + extra, peak=peak, first=first, fresh=fresh + again * peak)
 
     def products(self, plan: Plan) -> dict[str, float]:
         """Products that linear solvers are taken to need: those asked for, or where a tolerance ends them an estimate.
@@ -281,6 +298,15 @@ class Estimator:
         except Untraced as error:
             return Cost(Reverse().cost(inner, self.facts[inner.name]), untraced=str(error))
         return Cost(Reverse().cost(inner, self.facts[inner.name]), work, self.calibration.seconds(work, self.kernels))
+
+
+def _needs(work: Work) -> float:
+    return max(work.peak, work.first)
+
+
+def _fullest(runs: list[tuple[int, int]], state: float, low: float, high: float) -> float:
+    """Bytes of the run that holds most, by those of a state and of two and three steps with their residuals."""
+    return max((low + (n - 2) * (high - low) + held * state for held, n in runs), default=low)
 
 
 def _sparse(choice: Choice) -> bool:

@@ -61,7 +61,8 @@ class Counter:
         self.meter = meter
 
     def read(self) -> tuple[float, Work, float]:
-        peak, self.meter.peak = self.meter.peak, self.meter.now
+        memory = self.meter.memory
+        peak, memory.peak = memory.peak, memory.now
         return 0.0, self.meter.work, float(peak)
 
 

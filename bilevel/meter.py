@@ -21,14 +21,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bilevel.costs import Work, values
+from bilevel.graphs import LARGE, Array, Asked
 
 aten = torch.ops.aten
 CONVOLUTIONS = (aten.convolution, aten.convolution_backward, aten._convolution)
 BATCHED = (aten.bmm, aten.baddbmm)
 FILLING = ("zeros_like", "ones_like", "full_like", "empty_like", "new_", "_new_", "_efficientzerotensor")
 """beginnings of the names of operators that read nothing of what they are given"""
-KEPT = 2**25
-"""bytes of a result from which on the C library asks the system for it and gives it back at once (mallopt(3))"""
 TRANSFORMS = ("vmap", "grad", "grad_and_value", "jvp", "vjp")
 
 
@@ -105,24 +104,58 @@ def _places(tree: Any) -> set[int]:
     return {leaf.untyped_storage()._cdata for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
+class Memory:
+    """Bytes alive, the most of them, and those that the system had to give, as they are told."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = self.reused = self.highest = self.fresh = 0.0
+
+    def rise(self, size: float) -> None:
+        """So many bytes more are alive, as one array."""
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        if size >= LARGE:
+            self.fresh += size
+            return
+        self.reused += size
+        if self.reused > self.highest:
+            self.fresh += self.reused - self.highest
+            self.highest = self.reused
+
+    def fall(self, size: float) -> None:
+        """So many bytes, of one array, are no longer alive."""
+        self.now -= size
+        self.reused -= size if size < LARGE else 0
+
+    def shift(self, size: float) -> None:
+        """So many bytes more are alive, or fewer, which were so before."""
+        self.now += size
+        self.reused += size
+
+
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators and what they do, and bytes alive of what is made inside; `depth`: transforms around, now."""
+    """Counts operators and what they do, and bytes alive of what is made inside; `depth`: transforms around, now.
+
+    `told`: who hears of bytes as well. `asked`: the operators, noted one by one where it is a list.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.done = values(Work())
         """the numbers of a `Work`, which takes longer to make than all else that is done for an operator"""
         self.views = self.layers = self.transforms = self.depth = 0
-        self.now = self.peak = self.reused = self.highest = self.fresh = 0
-        self.known: set[int] = set()
-        self.kernels = Work()
-        """what marked functions did that become kernels (`marks.py`)"""
+        self.memory = Memory()
+        self.told: list[Memory] = [self.memory]
+        self.known: dict[int, int] = {}
+        """the numbers of storages, by their places"""
+        self.count = 0
+        self.asked: list[Asked] | None = None
 
     @property
     def work(self) -> Work:
         """All that was counted so far."""
-        names = ("fresh", "views", "layers", "transforms", "peak")
-        return Work(*self.done) + self.kernels + Work(**{name: float(getattr(self, name)) for name in names})
+        counts = {name: float(getattr(self, name)) for name in ("views", "layers", "transforms")}
+        return Work(*self.done) + Work(**counts, fresh=self.memory.fresh, peak=self.memory.peak)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.layers += self.depth
@@ -140,10 +173,26 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = outputs[0] if made.single else tuple(outputs)
         found = made if made is not None else _made(func, args, kwargs or {}, result, single=True)
         self.done = tuple(map(add, self.done, values(found.work)))
-        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._meet(leaf.untyped_storage())
+        given = () if self.asked is None else self._given(args, kwargs)
+        leaves = (result,) if isinstance(result, Tensor) else tree_leaves(result)
+        results = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for leaf in results:
+            self._meet(leaf.untyped_storage(), func._schema.is_mutable)
+        if self.asked is not None:
+            self.asked.append(Asked(func, given, tuple(map(self.array, results)), found.work))
         return result
+
+    def _given(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        """The arguments of an operator, arrays by their storages."""
+        return tuple(
+            self.array(leaf) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves((args, kwargs or {}))
+        )
+
+    def array(self, leaf: Tensor) -> Array:
+        """A tensor by its storage."""
+        storage = leaf.untyped_storage()
+        number = self.known.get(storage._cdata, -storage._cdata)
+        return Array(number, (tuple(leaf.shape), leaf.stride(), int(leaf.storage_offset())), storage.nbytes())
 
     def _first(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, _Made | None]:
         """An operator met for the first time; what is known of it afterwards where its outputs are fresh tensors."""
@@ -156,29 +205,23 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result, None
         return result, _made(func, args, kwargs, result, single)
 
-    def _meet(self, storage: Any) -> None:
+    def _meet(self, storage: Any, changed: bool = False) -> None:
+        """A storage that an operator gives; one that it wrote to counts as another from then on."""
         place, size = storage._cdata, storage.nbytes()
-        if place in self.known or not size:
+        if place in self.known and not changed:
             return
-        self.known.add(place)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        if size >= KEPT:
-            self.fresh += size
-        else:
-            self._rise(size)
-        weakref.finalize(storage, self._gone, place, size)
-
-    def _rise(self, size: int) -> None:
-        self.reused += size
-        if self.reused > self.highest:
-            self.fresh += self.reused - self.highest
-            self.highest = self.reused
+        self.count += 1
+        new = place not in self.known
+        self.known[place] = self.count
+        if new:
+            weakref.finalize(storage, self._gone, place, size)
+            for memory in self.told if size else ():
+                memory.rise(size)
 
     def _gone(self, place: int, size: int) -> None:
-        self.known.discard(place)
-        self.now -= size
-        self.reused -= size if size < KEPT else 0
+        self.known.pop(place, None)
+        for memory in self.told if size else ():
+            memory.fall(size)
 
 
 # ---- transforms around operators -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bilevel import ir
 from bilevel.chunks import chunk_problems, decided_before, in_chunks, planned_chunks
-from bilevel.costs import Calibration, Cost
+from bilevel.costs import Calibration, Cost, size_text
 from bilevel.dsl.paths import settings as all_settings
 from bilevel.errors import RecipeError, Span
 from bilevel.facts import Fact, Facts, LevelFacts, derive_facts
@@ -350,7 +350,7 @@ def choose(
 
 
 def _too_large(cost: Cost, limit: Limit | None) -> bool:
-    return limit is not None and cost.peak is not None and cost.peak > limit.memory
+    return limit is not None and cost.needs is not None and cost.needs > limit.memory
 
 
 def _cheapest(
@@ -435,6 +435,8 @@ def _candidate(
     best = costs.get(chosen.title)
     if cost is not None and _too_large(cost, limit):
         reasons.append("memory")
+        if cost.needs != cost.peak and not (limit and cost.peak and cost.peak > limit.memory):
+            notes.append(f"{size_text(cost.needs or 0.0)} in the first step")
     if cost and best and cost.seconds and best.seconds and cost.seconds > MUCH_MORE * best.seconds:
         reasons.append("work")
         notes.append(f"{cost.seconds / best.seconds:,.0f} times the time")
@@ -463,15 +465,15 @@ def _changes(candidates: tuple[Candidate, ...], limit: Limit | None) -> Iterator
     if best is None or best.cost is None or best.cost.seconds is None or limit is None:
         return
     for other in candidates:
-        if other.cost is None or other.cost.seconds is None or other.cost.peak is None or other.chosen:
+        if other.cost is None or other.cost.seconds is None or other.cost.needs is None or other.chosen:
             continue
         less = 1 - other.cost.seconds / best.cost.seconds
         if other.reasons == ("memory",) and less > 0:
-            yield f"--limit memory={limit_text(other.cost.peak)}  (then {other.title}, {less:.0%} less time)"
+            yield f"--limit memory={limit_text(other.cost.needs)}  (then {other.title}, {less:.0%} less time)"
         elif other.reasons == ("class",) and less > 0:
             yield f"--allow {other.exactness}  (then {other.title}, {less:.0%} less time)"
-    if best.cost.growth and best.cost.peak is not None and best.cost.growth > 0:
-        more = int((limit.memory - best.cost.peak) / best.cost.growth)
+    if best.cost.growth and best.cost.needs is not None and best.cost.growth > 0:
+        more = int((limit.memory - best.cost.needs) / best.cost.growth)
         yield f"more than {more:,} more steps  (then {best.title} does not fit)"
 
 

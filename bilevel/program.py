@@ -18,11 +18,11 @@ from torch import Tensor
 from bilevel import ir, pipeline
 from bilevel.backends.torch_func.keyed import make_key
 from bilevel.backends.torch_func.plainly import Plain
-from bilevel.backends.torch_func.trace.compilers import Kind
+from bilevel.backends.torch_func.trace.compilers import Kind, why_not
 from bilevel.backends.torch_func.trace.kernels import Kernels
 from bilevel.binding import Parts, bind
-from bilevel.compiling import Asked, kernel_lines, kernels_for, prepare
-from bilevel.costs import Calibration, current
+from bilevel.compiling import CANDIDATES, SHORT, Asked, Whole, kernel_lines, kernels_for, paying, prepare, whole
+from bilevel.costs import Calibration, current, reference
 from bilevel.derivatives import found_derivatives
 from bilevel.elements import check_counts, check_sizes
 from bilevel.errors import fail
@@ -160,20 +160,58 @@ def compile(
         plan = pipeline.plan(recipe.program, allow, decided, derivatives)
     kernels = kernels_for(plan, compile, bound.device, dtype)
     if decided is None:
-        speed = calibration or current(bound.device.type)
-        plan = costed(plan, bound, read_limit(limit, bound.device), allow, speed, kernels.kind, every=False)
+        speed, most = calibration or current(bound.device.type), read_limit(limit, bound.device)
+        if compile == "auto" and bound.device.type == "cpu":
+            plan, paid = _paying(plan, bound, most, allow, speed, kernels.kind)
+            kernels = kernels_for(plan, compile, bound.device, dtype, paid)
+        else:
+            plan = costed(plan, bound, most, allow, speed, kernels.kind, every=False)
     source = pipeline.emit(plan)
     return Program(recipe, plan, bound, source, load_phases(source, bound, kernels), kernels)
 
 
+def _paying(
+    plan: Plan, parts: Parts, limit: Limit | None, allow: Class, calibration: Calibration, otherwise: Kind
+) -> tuple[Plan, tuple[Kind, str] | None]:
+    """The plan with numbers, and the kind of kernels with which a run is over first; `otherwise` where none is predicted.
+
+    The kind is chosen at the speed of the reference: the same recipe has the same kernels on every machine.
+    """
+    traced: dict[int, Any] = {}
+    found: list[Whole] = []
+    for kind in CANDIDATES:
+        if why_not(kind, parts.device) is not None:
+            continue
+        made = whole(costed(plan, parts, limit, allow, reference(), kind, False, traced), kind)
+        if made is None:
+            return costed(plan, parts, limit, allow, calibration, otherwise, False, traced), None
+        found.append(made)
+        if found[0].seconds <= SHORT:
+            break
+    paid = paying(found, plan, parts.device)
+    return costed(plan, parts, limit, allow, calibration, paid[0], False, traced), paid
+
+
 def costed(
-    plan: Plan, parts: Parts, limit: Limit | None, allow: Class, calibration: Calibration, kernels: Kind, every: bool
+    plan: Plan,
+    parts: Parts,
+    limit: Limit | None,
+    allow: Class,
+    calibration: Calibration,
+    kernels: Kind,
+    every: bool,
+    traced: dict[int, Any] | None = None,
 ) -> Plan:
-    """The plan of the same program with numbers: traced costs decide, with kernels of a kind. Raises B502 and B510."""
+    """The plan of the same program with numbers: traced costs decide, with kernels of a kind. Raises B502 and B510.
+
+    `traced`: what was traced before for another kind, and is now.
+    """
     from bilevel.estimates import Estimator
 
+    known = {} if traced is None else traced
+
     def estimates(program: ir.Program, facts: Facts) -> Estimator:
-        return Estimator(program, facts, parts, calibration, kernels)
+        return Estimator(program, facts, parts, calibration, kernels, known)
 
     return plan_program(
         plan.program, estimates, limit, allow, every, plan.decided if every else {}, plan.facts.derivatives

@@ -352,7 +352,7 @@ def does_not_fit(
 ) -> RecipeError:
     """B502: a mode that is named and needs more memory than there is."""
     assert limit is not None
-    need = costs[mode.title].peak or 0.0
+    need = costs[mode.title].needs or 0.0
     why = f"one step of the outermost level holds {costs[mode.title].formula.memory.replace('*', ' * ')} bytes at its peak"
     if mode.title == "fmd":
         why = f"fmd keeps one copy of the state of `{level.name}` for each number of {', '.join(facts.targets)}"
@@ -380,11 +380,11 @@ def _declared(program: ir.Program, names: Sequence[str]) -> Iterator[Related]:
 
 def _fitting(level: ir.Level, facts: LevelFacts, costs: Mapping[str, Cost], limit: Limit) -> Iterator[str]:
     """Lines of a schedule that fit, exact ones first, with what they need."""
-    rows = [(m, c) for m in MODES if (c := costs.get(m.title)) and c.peak is not None and c.peak <= limit.memory]
+    rows = [(m, c) for m in MODES if (c := costs.get(m.title)) and c.needs is not None and c.needs <= limit.memory]
     rows.sort(key=lambda row: row[0].exactness(level, facts) != "exact")
     width = max((len(m.title) for m, _ in rows), default=0)
     for mode, cost in rows:
-        needs = f"{size_text(cost.peak or 0.0):>8}, {flop_text(cost.work.flop if cost.work else 0.0):>10}"
+        needs = f"{size_text(cost.needs or 0.0):>8}, {flop_text(cost.work.flop if cost.work else 0.0):>10}"
         yield f"{level.name} : {mode.title:<{width}}  {needs}  {mode.exactness(level, facts)}"
 
 
@@ -398,8 +398,8 @@ def nothing_fits(
 ) -> RecipeError:
     """B510: every mode that may be taken needs more memory than there is."""
     assert limit is not None
-    least = min(known, key=lambda m: costs[m.title].peak or 0.0)
-    need = costs[least.title].peak or 0.0
+    least = min(known, key=lambda m: costs[m.title].needs or 0.0)
+    need = costs[least.title].needs or 0.0
     whose = "" if limit.asked else " (free memory)"
     return RecipeError(
         [
@@ -442,8 +442,8 @@ def _ways_out(
                 yield f"{index.name}.count={fewer}     in place of {count.value}: memory grows with the copies"
     for mode in MODES:
         cost, exactness = costs.get(mode.title), mode.exactness(level, facts)
-        if exactness != "exact" and cost and cost.peak is not None and cost.peak <= limit.memory:
-            yield f"--allow {exactness}     {mode.title} needs {size_text(cost.peak)}"
+        if exactness != "exact" and cost and cost.needs is not None and cost.needs <= limit.memory:
+            yield f"--allow {exactness}     {mode.title} needs {size_text(cost.needs)}"
 
 
 def _indices(program: ir.Program, level: ir.Level) -> list[ir.Index]:

@@ -191,11 +191,20 @@ def totals(plan: Plan) -> Iterator[str]:
             continue
         steps, about = _steps(plan.program.level(name)), "at most" if is_capped(plan, name) else "about"
         whole = f", {steps:,} steps {about} {time_text(steps * cost.seconds)}" if steps else ""
-        yield f"one step of {name} {about} {time_text(cost.seconds)}{whole}, peak {size_text(cost.work.peak)}"
+        yield f"one step of {name} {about} {time_text(cost.seconds)}{whole}, peak {size_text(cost.work.peak)}{_in_the_first(cost)}"
     calibration = plan.numbers.calibration
     yield f"times of {TIMES[plan.numbers.kernels]}, by the calibration `{calibration.name}` ({calibration.identity})"
 
 
+def _in_the_first(cost: Cost) -> str:
+    """What the first step holds, where that is more: it calls every function as it is once."""
+    if cost.needs is None or not cost.peak or cost.needs < MORE * cost.peak:
+        return ""
+    return f"; {size_text(cost.needs)} in the first, which compares the kernels with their functions"
+
+
+MORE = 1.05
+"""times the peak of a step, from which on that of the first is said"""
 TIMES = {
     "none": "functions as they are",
     "fx": "fx kernels",

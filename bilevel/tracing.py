@@ -101,13 +101,22 @@ def _runtime(text: str) -> types.CodeType:
     return compile(text, "<traced module>", "exec")
 
 
-def counted(plan: Plan, phase: str, parts: Parts, longer: Mapping[str, float] = NO_STEPS) -> Work:
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The work of functions as they are, and with kernels in their place."""
+
+    plain: Work
+    kernels: Work
+
+
+def counted(plan: Plan, phase: str, parts: Parts, longer: Mapping[str, float] = NO_STEPS) -> Counted:
     """The work of one hypergradient of an outermost level, as the plan has it; raises Untraced."""
     from bilevel import pipeline
 
     meter = Meter()
+    marks = Marks(meter, longer)
     try:
-        phases = load(pipeline.emit(plan), parts, Marks(meter, longer))
+        phases = load(pipeline.emit(plan), parts, marks)
         key = make_key(0, "meta")
         known: dict[str, Any] = {}
         for one in phases:
@@ -115,7 +124,7 @@ def counted(plan: Plan, phase: str, parts: Parts, longer: Mapping[str, float] = 
             with Meter():  # not for its counts: it knows the shapes that were made before
                 state = one.begin(key, *given)
             if one.name == phase:
-                return _run(one, state, key, given, meter)
+                return _run(one, state, key, given, marks)
             known |= one.values(state)
     except Exception as error:  # whatever a part does with tensors becomes a reason
         pass_on(error)
@@ -123,12 +132,13 @@ def counted(plan: Plan, phase: str, parts: Parts, longer: Mapping[str, float] = 
     raise Untraced(f"`{phase}` is no outermost level")
 
 
-def _run(phase: Any, state: Any, key: Tensor, given: list[Any], meter: Meter) -> Work:
-    meter.kernels = Work()  # what began the levels is not counted
+def _run(phase: Any, state: Any, key: Tensor, given: list[Any], marks: Marks) -> Counted:
+    marks.reset()  # what began the levels is not counted
+    meter = marks.meter
     with torch.no_grad(), meter, layers(phase.hypergradient, meter):
         kept = phase.hypergradient(state, key, *given)
     del kept
-    return meter.work
+    return Counted(meter.work, replace(marks.work, first=meter.memory.peak))
 
 
 def _reason(error: Exception) -> str:
@@ -165,12 +175,13 @@ class Knob:
 class Tracer:
     """Costs of plans of one program with built parts; every point that was traced is kept.
 
-    `steps`: of every level inside, which decide what becomes a kernel.
+    `steps`: of every level inside, which decide what becomes a kernel. `kernels`: whether functions are kernels.
     """
 
     def __init__(self, parts: Parts, steps: Mapping[str, float] = NO_STEPS) -> None:
         self.steps = steps
-        self.known: dict[Any, Work | Untraced] = {}
+        self.kernels = False
+        self.known: dict[Any, Counted | Untraced] = {}
         self.parts = parts
         self.failed: Untraced | None = None
         try:
@@ -178,23 +189,37 @@ class Tracer:
         except Untraced as error:
             self.failed = error
 
-    def cost(self, plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]) -> Work:
+    def cost(
+        self,
+        plan: Plan,
+        phase: str,
+        steps: Mapping[str, float],
+        products: Mapping[str, float],
+        outright: str = "",
+    ) -> Work:
         """The work of one hypergradient of an outermost level, carried on to `steps` of each level inside.
 
-        `products`: of the linear solver of a level. Cost: 2^d runs without numbers for d levels. Raises Untraced.
+        `products`: of the linear solver of a level; `outright`: the level whose steps are all traced. Cost: 2^d runs
+        without numbers for d levels. Raises Untraced.
         """
         total = Work()
-        for weight, point, knobs in self.points(plan, phase, steps, products):
+        for weight, point, knobs in self.points(plan, phase, steps, products, outright):
             total += weight * self._at(plan, phase, knobs, point)
         return total
 
     def points(
-        self, plan: Plan, phase: str, steps: Mapping[str, float], products: Mapping[str, float]
+        self,
+        plan: Plan,
+        phase: str,
+        steps: Mapping[str, float],
+        products: Mapping[str, float],
+        outright: str = "",
     ) -> list[tuple[float, tuple[int, ...], list[Knob]]]:
         """What is traced in place of the plan: a weight, and a number for each knob that `cut` sets. Raises Untraced."""
         if self.failed is not None:
             raise self.failed
         knobs = list(_knobs(plan, phase, steps, products))
+        knobs = [replace(k, high=int(k.actual)) if k.level == outright and k.what == "steps" else k for k in knobs]
         grid = list(itertools.product(*(knob.values for knob in knobs)))
         if len(grid) > LARGEST_GRID:
             raise Untraced(f"{len(knobs)} numbers of steps would have to be varied")
@@ -214,7 +239,7 @@ class Tracer:
         found = self.known[key]
         if isinstance(found, Untraced):
             raise found
-        return found
+        return found.kernels if self.kernels else found.plain
 
     def _longer(self, plan: Plan, knobs: list[Knob], point: tuple[int, ...]) -> dict[str, float]:
         """For every level how many times as many steps those inside it take as are traced."""

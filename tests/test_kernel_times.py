@@ -11,7 +11,7 @@ import torch
 import bilevel
 from bilevel.backends.torch_func.trace.kernels import Kernels
 from bilevel.command import main
-from bilevel.costs import KERNELS, Calibration, Work, reference
+from bilevel.costs import KERNELS, Calibration, Work, making, reference
 from bilevel.estimates import Estimator
 from bilevel.marks import in_kernel
 from bilevel.plan import Choice
@@ -38,8 +38,8 @@ def text(mode: str, steps: int = 16) -> str:
 
 
 def predicted(mode: str, steps: int) -> Work:
-    """What is counted of one hypergradient."""
-    program = bilevel.compile(parse(text(mode, steps), "two.bl"), compile="none", calibration=reference())
+    """What is counted of one hypergradient with kernels."""
+    program = bilevel.compile(parse(text(mode, steps), "two.bl"), compile="fx", calibration=reference())
     cost = program.plan.choices["fit"].cost
     assert cost is not None and cost.work is not None
     return cost.work
@@ -91,19 +91,21 @@ def test_the_kernels_that_are_counted_are_those_that_a_run_calls(mode: str, step
 
 def test_what_forward_mode_does_inside_of_transforms_is_no_kernel() -> None:
     forward, reverse = predicted("fmd", 16), predicted("rmd", 16)
-    assert forward.kernel_layers < 0.2 * forward.layers
-    assert reverse.kernel_layers > 0.95 * reverse.layers
+    assert forward.kernel_operators < 0.2 * forward.operators and forward.layers > forward.operators
+    assert reverse.kernel_operators > 0.95 * reverse.operators and reverse.layers == 0
 
 
-def test_a_kernel_has_no_transforms_and_takes_less_for_all_else() -> None:
+def test_a_kernel_takes_less_for_what_is_left_in_its_graph() -> None:
     slow = Calibration("slow", 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    inside = Work(operators=10, views=4, layers=30, transforms=2, moved=5, packed=6, products=7)
-    outside = Work(operators=3, layers=6)
+    inside = Work(operators=10, views=4, matrices=8, setups=2, products=7, convolutions=9, moved=5, packed=6)
+    outside = Work(operators=3, layers=6, transforms=1)
     work = inside + outside + in_kernel(inside) + in_kernel(Work())
-    assert slow.seconds(work) == slow.seconds(inside) + slow.seconds(outside) == 64 + 9
+    assert slow.seconds(work) == slow.seconds(inside) + slow.seconds(outside) == 51 + 10
     for kind, one in KERNELS.items():
-        expected = 9 + 7 + 2 * one.call + 10 * one.operator + 4 * one.view + 5 * one.moved + 6 * one.packed
-        assert slow.seconds(work, kind) == pytest.approx(expected)
+        calls = 2 * one.call + 10 * one.operator + 4 * one.view
+        bytes_read = 5 * one.moved + 6 * one.packed
+        products = 8 * one.matrices + 2 * one.setups + 7 * one.products + 9 * one.convolutions
+        assert slow.seconds(work, kind) == pytest.approx(10 + calls + bytes_read + products)
         assert slow.seconds(work, f"{kind}+graphs") == slow.seconds(work, kind)
         assert slow.seconds(outside, kind) == slow.seconds(outside)
 
@@ -113,6 +115,13 @@ def test_counts_that_are_carried_on_too_far_are_no_gain() -> None:
     for operators, kernels in ((12.0, -3.0), (-2.0, 1.0)):
         work = Work(operators=10, layers=5, kernels=kernels, kernel_operators=operators)
         assert 0 < slow.seconds(work, "fx") <= slow.seconds(work) + KERNELS["fx"].call
+
+
+def test_more_operators_take_longer_to_make_and_runs_of_steps_only_for_inductor() -> None:
+    work = Work(nodes=100, in_runs=300)
+    assert making(work, "none") == 0.0
+    assert making(work, "fx") == making(Work(nodes=100), "fx") < making(Work(nodes=200), "fx")
+    assert making(Work(nodes=100), "inductor") < making(work, "inductor") == making(Work(nodes=400), "inductor")
 
 
 @pytest.mark.parametrize(("kind", "said"), [("none", "functions as they are"), ("fx", "fx kernels")])
@@ -167,7 +176,7 @@ def test_a_level_that_stops_by_itself_takes_its_time_at_most() -> None:
 def test_kernels_are_counted_alike_for_all_numbers_of_steps_of_a_trace() -> None:
     """A trace that is cut is no shorter function: what is too long for one kernel in a run is not counted as one."""
     program = bilevel.compile(parse(text("rmd"), "two.bl"), compile="none", calibration=reference())
-    estimator = Estimator(program.plan.program, program.plan.facts, program.parts, reference())
+    estimator = Estimator(program.plan.program, program.plan.facts, program.parts, reference(), "fx")
     choices: dict[str, Choice] = dict(program.plan.choices)
     level = program.plan.program.level("fit")
     short = estimator.tracer.cost(program.plan, "top", {"fit": 2.0}, {})

@@ -22,7 +22,8 @@ class Reverse:
 
     `order = 1` holds the gradient inside each step constant (first-order MAML). `window` carries derivatives
     through the last so many steps only. `checkpoint` keeps so many states, evenly spread (`sqrt`: the root of the
-    number of steps), or by the binomial rule; `update = each` steps the outer solver after every window;
+    number of steps), or by the binomial rule. However many are spread evenly, every step is computed once more, so that
+    the root, which holds least, is what a plan weighs, and no other number. `update = each` steps the outer solver after every window;
     `store = residuals` keeps all that the adjoint needs of every step, and with `checkpoint` of the run of steps between
     two checkpoints that is just walked back.
     """

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import bilevel
-from bilevel import compiling
+from bilevel import pipeline
+from bilevel import program as compiler
 from bilevel.backends.torch_func.trace import compilers
 from bilevel.backends.torch_func.tree import leaves
 from bilevel.command import main
-from bilevel.compiling import COMPILING, TRACING, Asked, step_calls
+from bilevel.compiling import COMPILING, TRACING, Asked, Whole, kernels_for, paying, step_calls
 from bilevel.errors import RecipeError
 from bilevel.recipe import load, parse
 from bilevel.run import Event, advance, execute, read_about, restore
@@ -31,16 +32,35 @@ level top {
 schedule { fit : rmd }"""
 
 
-def test_auto_is_decided_by_the_number_of_steps() -> None:
+def test_auto_is_what_a_run_is_over_with_first() -> None:
     kinds = {}
     for steps in (10, 3_000, 60_000):
         program = bilevel.compile(load("maml_sine").changed([f"meta.steps={steps}"]), compile="auto")
         assert program.kernels.idle
         kinds[steps] = program.kernels.kind
-        count = step_calls(program.plan)
-        assert count == 2 * steps * 2 * 5
-        assert kinds[steps] == ("none" if count < TRACING else "fx" if count < COMPILING else "inductor")
+        assert program.kernels.reason.startswith(f"{steps:,} steps take about ")
+        assert program.plan.numbers is not None and program.plan.numbers.kernels == program.kernels.kind
     assert list(kinds.values()) == ["none", "fx", "inductor"]
+    assert "with fx (" in program.kernels.reason and "with Inductor (" in program.kernels.reason
+
+
+def test_the_kind_with_the_least_seconds_in_all_is_taken() -> None:
+    plan = bilevel.compile("maml_sine", compile="none").plan
+    found = [Whole("none", 0.0, 40.0, 100), Whole("fx", 3.0, 20.0, 100), Whole("inductor", 30.0, 5.0, 100)]
+    kind, reason = paying(found, plan, torch.device("cpu"))
+    assert kind == "fx" and "100 steps take about 40.0 s as they are, 23.0 s with fx (3.00 s of it" in reason
+    kind, reason = paying(found[:1], plan, torch.device("cpu"))
+    assert kind == "none" and "too short to make kernels for" in reason
+
+
+def test_where_no_time_is_predicted_the_number_of_steps_decides() -> None:
+    for steps, kind in ((10, "none"), (3_000, "fx"), (60_000, "inductor")):
+        plan = pipeline.plan(load("maml_sine").changed([f"meta.steps={steps}"]).program)
+        count = step_calls(plan)
+        assert count == 2 * steps * 2 * 5
+        assert kind == ("none" if count < TRACING else "fx" if count < COMPILING else "inductor")
+        kernels = kernels_for(plan, "auto", torch.device("cpu"), torch.float32)
+        assert kernels.kind == kind and f"about {count:,} steps of levels in a run" in kernels.reason
 
 
 def test_without_a_compiler_inductor_is_b712_and_auto_takes_fx(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +118,12 @@ def test_a_run_by_kernels_is_the_run_of_the_functions_and_repeats_to_the_same_bi
 def test_by_default_what_pays_back_and_the_same_bits_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "TRACING", 100)
+    for name, value in (
+        ("SHORT", 0.0),
+        ("CANDIDATES", ("none", "fx")),
+        ("paying", lambda found, *_: (found[-1].kind, "")),
+    ):
+        monkeypatch.setattr(compiler, name, value)
     recipe = load("maml_sine").changed(["meta.steps=6"])
     whole = bilevel.compile(recipe).run(seed=3, out=tmp_path / "whole")
     assert whole.program.kernels.kind == "fx"
@@ -110,7 +135,7 @@ def test_by_default_what_pays_back_and_the_same_bits_after_an_interruption(
 
     with pytest.raises(KeyboardInterrupt):
         execute(bilevel.compile(recipe), tmp_path / "part", 3, [stop])
-    monkeypatch.setattr(compiling, "TRACING", 10**9)
+    monkeypatch.setattr(compiler, "SHORT", 1e9)
     kept = read_about(tmp_path / "part")
     again = bilevel.compile(recipe, compile=kept["kernels"], decided=kept["decided"])
     rest = advance(restore(again, tmp_path / "part", 3, []), [])
@@ -121,7 +146,7 @@ def test_by_default_what_pays_back_and_the_same_bits_after_an_interruption(
 
 def test_a_plan_says_which_kernels_a_run_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "maml_sine", "meta.steps=2"]) == 0
-    assert "kernels    none        about 40 steps of levels in a run" in capsys.readouterr().out
+    assert "kernels    none        2 steps take about " in capsys.readouterr().out
     assert main(["plan", "maml_sine", "meta.steps=2", "--compile", "fx"]) == 0
     out = capsys.readouterr().out
     assert "kernels    fx        asked for" in out

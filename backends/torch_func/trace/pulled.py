@@ -13,7 +13,7 @@ from bilevel.backends.torch_func.trace.compilers import Compiled
 from bilevel.backends.torch_func.trace.graph import reason_of, trace
 from bilevel.backends.torch_func.trace.halves import Half, halves, random_like
 from bilevel.backends.torch_func.trace.kernels import MOST, Kernel, Kernels, Made
-from bilevel.backends.torch_func.trace.signature import Key, flatten
+from bilevel.backends.torch_func.trace.signature import Key, filled, flatten
 from bilevel.errors import pass_on
 
 
@@ -27,6 +27,12 @@ class Pair:
     run_back: Compiled
     cotangent: Key
     unrecorded: str
+    read: tuple[int, ...]
+    """the arguments that the second reads, or passes on"""
+    places: tuple[int, ...]
+    """what it takes beside residuals, among those arguments and the leaves of the cotangent behind them"""
+    sources: tuple[tuple[bool, int], ...]
+    """where each of its results comes from: (True, a place like those) or (False, output of the graph)"""
 
 
 class Pulled(Kernel):
@@ -51,18 +57,16 @@ class Pulled(Kernel):
     def _both(self, pair: Pair, arguments: tuple[Any, ...], inputs: list[Tensor]) -> tuple[Any, Any]:
         """The results and the pull, which holds what the way back reads."""
         found = pair.run_ahead(*[inputs[place] for place in pair.ahead.traced.inputs])
-        kept = list(found[len(found) - pair.ahead.kept :])
-        read = {place: inputs[place] for place in pair.back.traced.inputs if place < len(inputs)}
-        read |= {place: inputs[place] for given, place in pair.back.traced.sources if given and place < len(inputs)}
-        first = len(inputs)
+        kept = found[len(found) - pair.ahead.kept :]
+        read = [inputs[place] for place in pair.read]
 
         def pull(cotangent: Any) -> Any:
             leaves: list[Any] = []
             if flatten(cotangent, leaves) != pair.cotangent:  # of another form: as the function itself has it
                 return self.function(*arguments)[1](cotangent)
-            given = {**read, **{first + place: leaf for place, leaf in enumerate(self._inputs(leaves))}}
-            pulled = pair.run_back(*kept, *[given[place] for place in pair.back.traced.inputs])
-            return pair.back.result(given, pulled)
+            given = read + self._inputs(leaves)
+            pulled = pair.run_back(*kept, *[given[place] for place in pair.places])
+            return filled(pair.back.traced.form, [given[i] if is_given else pulled[i] for is_given, i in pair.sources])
 
         return pair.ahead.result(inputs, found), pull
 
@@ -82,7 +86,7 @@ class Pulled(Kernel):
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
             pass_on(error)
             return Made(self.name, 0, reason=reason_of(error))
-        pair = self._compiled(ahead, back, self._inputs(both), form)
+        pair = self._compiled(ahead, back, self._inputs(both), len(leaves), form)
         found, pull = self._both(pair, arguments, self._inputs(leaves))
         whole = Kernel(self.kernels, self._whole)
         whole.name = self.name
@@ -90,14 +94,18 @@ class Pulled(Kernel):
         self.pairs[id(traced)] = pair
         return Made(self.name, traced.size, pair.run_ahead, traced, unrecorded=pair.unrecorded)
 
-    def _compiled(self, ahead: Half, back: Half, inputs: list[Tensor], form: Key) -> Pair:
-        """Both halves compiled; the second for such residuals as the first one gives."""
+    def _compiled(self, ahead: Half, back: Half, inputs: list[Tensor], first: int, form: Key) -> Pair:
+        """Both halves compiled, the second for such residuals as the first one gives; leaves of the cotangent from `first`."""
         given = [inputs[place] for place in ahead.traced.inputs]
         run, why = self.kernels.compiled(ahead.traced, given)
         found = run(*given)
         kept = list(found[len(found) - ahead.kept :])
         run_back, why_back = self.kernels.compiled(back.traced, [*kept, *[inputs[p] for p in back.traced.inputs]])
-        return Pair(ahead, back, run, run_back, form, why or why_back)
+        taken, sources = back.traced.inputs, back.traced.sources
+        read = tuple(sorted({p for p in (*taken, *[p for is_given, p in sources if is_given]) if p < first}))
+        at = {place: number for number, place in enumerate((*read, *range(first, len(inputs))))}
+        passed = tuple((is_given, at[place] if is_given else place) for is_given, place in sources)
+        return Pair(ahead, back, run, run_back, form, why or why_back, read, tuple(at[p] for p in taken), passed)
 
     def _whole(self, *given: Any) -> Any:
         """Results and cotangents at once."""
