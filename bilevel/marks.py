@@ -28,6 +28,9 @@ from bilevel.costs import IN_KERNELS, Work
 from bilevel.graphs import Graph, Halves, graph, halved
 from bilevel.meter import Memory, Meter
 
+ENDS = ("_start", "_start_pullback", "_slopes")
+"""ends of the names of functions that no step calls"""
+
 
 @dataclass(frozen=True, slots=True)
 class Before:
@@ -153,9 +156,10 @@ class Marks(Plain):
     def _is_kernel(self, longer: float) -> bool:
         """Whether so little happened since a function was called that all of it is one kernel.
 
-        What was called once is called once however many steps there are.
+        What was called once, and what begins or ends a level, is called as often however many steps there are.
         """
-        calls = sum(count if count == 1 else longer * count for count in self.calls.values())
+        often = (count == 1 or name.endswith(ENDS) for name, count in self.calls.items())
+        calls = sum(n if is_end else longer * n for n, is_end in zip(self.calls.values(), often, strict=True))
         return longer * self.steps <= WHOLE["fx"] and calls <= CALLS
 
     def _asked(self, before: Before) -> list[Any]:

@@ -6,7 +6,8 @@ import torch
 from torch.func import grad, jvp, vjp, vmap
 
 from bilevel.costs import Work
-from bilevel.meter import KEPT, Meter, aten, layers
+from bilevel.graphs import LARGE
+from bilevel.meter import Meter, aten, layers
 
 
 def counted(function: object, *given: object) -> Work:
@@ -59,7 +60,7 @@ def test_fresh_bytes_are_the_rise_of_what_is_alive_and_large_results() -> None:
 
     assert counted(twice, 100, False).fresh == 400  # the second and third have the place of the first
     assert counted(twice, 100, True).fresh == 1200
-    assert counted(twice, KEPT // 4, False).fresh == 3 * KEPT
+    assert counted(twice, LARGE // 4, False).fresh == 3 * LARGE
 
 
 def test_layers_are_transforms_around_operators() -> None:
