@@ -26,6 +26,8 @@ from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.libraries import chosen
+from bilevel.backends.torch_func.trace.reuse import reused
+from bilevel.backends.torch_func.trace.slices import LARGE, Loop, sliced
 from bilevel.errors import fail, pass_on
 from bilevel.garbage import uncollected
 
@@ -56,8 +58,7 @@ MOST_KEPT = 64 << 20
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     """The graph as a function of its inputs; its products are given to who is fastest at them."""
     if not any(node.op == "call_function" for node in traced.module.graph.nodes) or base(kind) == "fx":
-        forward: Compiled = chosen(traced.module, inductor=False).forward
-        return forward
+        return _as_text(traced.module, traced.bytes >= LARGE and _is_here(inputs))
     if inputs and inputs[0].device.type != "cpu":
         return _by_inductor(traced.module, inputs, {})
     module = chosen(written_out(apart(turned_joins(traced.module))), inductor=True)
@@ -92,6 +93,22 @@ def _told(error: Exception) -> Exception:
         why=f"it says: {said[:200]}",
         fix="--compile fx, which needs no compiler; or CXX=... in the environment, a newer one (g++ 11 or later, clang 14 or later)",
     )
+
+
+def _as_text(module: fx.GraphModule, is_large: bool) -> Compiled:
+    """The graph by its own Python text; a large one in slices, with results written over what is not read again."""
+    module = sliced(module) if is_large else module
+    loops = [loop for loop in module.children() if isinstance(loop, Loop)]
+    for part in (module, *(loop.body for loop in loops)):
+        chosen(part, inductor=False)
+        if is_large:
+            reused(part)
+    forward: Compiled = module.forward
+    return forward
+
+
+def _is_here(inputs: Sequence[Tensor]) -> bool:
+    return all(value.device.type == "cpu" for value in inputs)
 
 
 def _by_inductor(module: fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Compiled:

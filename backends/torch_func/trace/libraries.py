@@ -48,8 +48,10 @@ WIDE = 8
 
 def chosen(module: fx.GraphModule, inductor: bool) -> fx.GraphModule:
     """The graph with every product given to who is fastest at it; changes the graph."""
-    products = [n for n in module.graph.nodes if n.op == "call_function" and n.target in PRODUCTS and _is_here(n)]
-    given_away = [_choose(node, inductor) for node in products]
+    nodes = [n for n in module.graph.nodes if n.op == "call_function" and _is_here(n)]
+    given_away = [_choose(node, inductor) for node in nodes if node.target in PRODUCTS]
+    if not inductor:
+        given_away += [_choose_added(node) for node in nodes if node.target is aten.addmm.default]
     if any(given_away):
         module.graph.eliminate_dead_code()
         module.recompile()
@@ -75,6 +77,17 @@ def _choose(node: fx.Node, inductor: bool) -> bool:
         replace(node, onednn.call(node, one, turned, inductor))
         return True
     return False
+
+
+def _choose_added(node: fx.Node) -> bool:
+    """Whether bias + a @ b, where the bias is a row, was given to oneDNN, which does it in one call."""
+    bias, one, other = arguments(node)
+    value = tensor_of(bias)
+    if value is None or value.dim() != 1 or node.kwargs or not _is_large(node) or not onednn.is_faster():
+        return False
+    turned = arguments(other)[0] if last_two(other) else insert(node, aten.t.default, other)
+    replace(node, onednn.call(node, one, turned, False, bias))
+    return True
 
 
 def _unturned(factor: fx.Node) -> tuple[fx.Node, bool] | None:
@@ -113,7 +126,7 @@ def _scaled(product: fx.Node) -> tuple[fx.Node, float]:
 
 def _sizes(node: fx.Node) -> tuple[int, int, int, int]:
     """How many pairs of matrices; rows, length of the inner axis and columns of each."""
-    left, right = (tensor_of(factor) for factor in arguments(node))
+    left, right = (tensor_of(factor) for factor in arguments(node)[-2:])
     if left is None or right is None:
         return 0, 0, 0, 0
     return left.shape[0] if left.dim() == 3 else 1, *left.shape[-2:], right.shape[-1]
@@ -136,6 +149,6 @@ def _threads(node: fx.Node) -> int:
 
 def _is_large(node: fx.Node) -> bool:
     value, (_, rows, inner, columns) = tensor_of(node), _sizes(node)
-    if node.target is not aten.mm.default or value is None or value.dtype != torch.float32:
+    if node.target not in (aten.mm.default, aten.addmm.default) or value is None or value.dtype != torch.float32:
         return False
     return min(rows, columns) >= WIDE and inner >= WIDE and rows * inner * columns >= LARGE

@@ -37,12 +37,15 @@ LIBRARY.impl("linear", linear, "CPU")
 LIBRARY.impl("linear", _empty, "Meta")  # `register_fake` looks for its own line in the sources of all modules
 
 
-def call(before: fx.Node, a: fx.Node, b: fx.Node, inductor: bool) -> fx.Node:
-    """A node for a @ b.T: of our operator where Inductor compiles it (it lowers torch's for constant `b` only)."""
+def call(before: fx.Node, a: fx.Node, b: fx.Node, inductor: bool, bias: fx.Node | None = None) -> fx.Node:
+    """A node for a @ b.T: of our operator where Inductor compiles it (it lowers torch's for constant `b` only).
+
+    `bias`: a row that is added to every row, by torch's operator alone.
+    """
     if inductor:
         lowered()
         return insert(before, torch.ops.bilevel.linear.default, a, b)
-    return insert(before, torch.ops.mkldnn._linear_pointwise.default, a, b, None, "none", [], "")
+    return insert(before, torch.ops.mkldnn._linear_pointwise.default, a, b, bias, "none", [], "")
 
 
 @cache
