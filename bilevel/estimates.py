@@ -37,7 +37,7 @@ from bilevel.tracing import Tracer, Untraced, inside, number, step_count
 
 Choices = Mapping[str, Choice]
 FEW = 6
-"""steps of a level of which checkpoints are traced as they are: so few may be one kernel with all that is around"""
+"""steps of a level of which kernels with checkpoints are traced as they are: so few may be one with all that is around"""
 TRIMMED = 2
 """runs of steps between two moments at which memory goes back to the system (`checkpoints.give_back`)"""
 
@@ -82,7 +82,7 @@ class Estimator:
         if isinstance(adjoint, Unroll) and adjoint.sparse:
             if steps is None:
                 raise Untraced(f"the number of steps of `{level.name}` is not known")
-            if steps <= FEW:
+            if steps <= FEW and self.kernels != "none":
                 return self._outright(choices, level, mode.title, adjoint, int(steps)), None
             if adjoint.pulled:
                 return self._pulled(choices, level, adjoint, int(steps)), None

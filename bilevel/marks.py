@@ -11,7 +11,6 @@ import functools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from bilevel.backends.torch_func.trace.compilers import LARGEST, LONGEST, WHOLE
 from bilevel.backends.torch_func.trace.kernels import CALLS, transformed
 from bilevel.backends.torch_func.trace.signature import flatten, mapped
 from bilevel.costs import IN_KERNELS, Work
+from bilevel.errors import pass_on
 from bilevel.graphs import Graph, Halves, graph, halved
 from bilevel.meter import Memory, Meter
 
@@ -198,8 +198,11 @@ class Marks(Plain):
         if key not in self.pairs:
             self.pairs[key] = None
             around = self.calls, self.meter.transforms
-            with suppress(Exception), _disable_current_modes():
-                self.pairs[key] = _halves(function, given)
+            try:
+                with _disable_current_modes():
+                    self.pairs[key] = _halves(function, given)
+            except Exception as error:  # noqa: BLE001 - what cannot be called back by itself is no pair of kernels
+                pass_on(error)
             self.calls, self.meter.transforms = around
         return self.pairs[key]
 
