@@ -113,6 +113,7 @@ WORKLOAD = Workload(
     devices=("cpu", "cuda"),
     tolerance=1e-2,  # the first moves of Adam are nearly signs: rounding of a small gradient shows
     memory=True,
-    limits="forward over reverse holds the activations of one step and their tangents at the same time, whatever the "
-    "number of steps: of few steps that is a large part of what the other side keeps of all.",
+    limits="beside the states (5 MB each, and as much of cotangents) forward over reverse holds the activations of one "
+    "step and their tangents, of a slice of the batch at a time: smaller slices would hold less, and take longer. The "
+    "gradient of every step is computed twice, once forth and once back, where the other side keeps its graph.",
 )

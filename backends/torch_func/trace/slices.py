@@ -6,6 +6,12 @@ over the slices, and the next begins where it is read; what both loops read of t
 
 It takes no more products than the whole at once, and arrays that were larger than the caches fit into them. Values
 differ by rounding, since sums are added in another order; the slices depend on shapes alone.
+
+The adjoint of a step of the transformer of W5 (two blocks of width 128, 32 texts of 64 tokens) has 108 MB alive at once as
+one graph, of which some 75 are activations and their tangents, and 29 seven arrays of one GELU's second derivative;
+in slices of 4 texts 13 MB, beside 10 of gradients and states. More slices would hold less and take longer, since the
+operators are asked for by Python. To give freed memory back to the system before each loop saved another 15 MB of resident
+memory there and took a fifth more time, before each slice 30 MB and three fifths: its pages have to be got again.
 """
 
 from __future__ import annotations
