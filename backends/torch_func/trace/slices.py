@@ -34,7 +34,11 @@ LARGE = 32 << 20
 ENOUGH = 16 << 20
 """The bytes alive at once at which there are slices enough."""
 LEAST_MADE = 128 << 10
-"""The bytes that an operator on a slice makes on average, at least: of less, asking for it is what takes the time."""
+"""The bytes that an operator on a slice makes on average, at least: of less, asking for it is what takes the time.
+
+W5 with two steps, resident memory and time beside the graph as a whole with two threads: 128 kB 65 MB and 1.23 times,
+256 kB 88 MB and 1.07 times, 512 kB 115 MB and 0.95 times; with one thread 128 kB takes 0.98 times.
+"""
 PARTS = (2, 4, 8, 16, 32)
 """The numbers of slices; powers of 2, by which means are divided exactly"""
 MOST_LEFT = 0.75
