@@ -16,6 +16,7 @@ from torch._inductor import config
 from torch._inductor.codecache import CppPythonBindingsCodeCache
 from torch._inductor.cpu_vec_isa import VecISA, pick_vec_isa, valid_vec_isa_list
 
+from bilevel.backends.torch_func.trace import wrapping
 from bilevel.backends.torch_func.trace.small import NUMBERS, loop
 
 ONE = Lock()
@@ -44,6 +45,7 @@ def narrower() -> dict[str, Any] | None:
 @cache
 def begun(dtype: torch.dtype) -> Event:
     """Begin with it, once in a process; set when Inductor's own questions find their answers ready."""
+    wrapping.told()
     asked = Event()
     Thread(target=_prepare, args=(asked, dtype), name="bilevel compiler", daemon=True).start()
     return asked

@@ -26,6 +26,7 @@ from bilevel.backends.torch_func.trace.elementary import written_out
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.libraries import chosen
+from bilevel.backends.torch_func.trace.nodes import aten
 from bilevel.backends.torch_func.trace.reuse import reused
 from bilevel.backends.torch_func.trace.slices import LARGE, Loop, sliced
 from bilevel.errors import fail, pass_on
@@ -50,6 +51,8 @@ WHOLE: dict[Kind, int] = _by_kind(fx=2, inductor=2, recorded=2)
 """The steps of levels inside, forth and back, up to which a function becomes one kernel whatever its size."""
 LARGEST_WHOLE: dict[Kind, int] = _by_kind(inductor=800, recorded=800)
 """The most operators of steps inside, forth and back, of a function that becomes one kernel as a whole."""
+HASHED = 8
+"""The most operators that Inductor writes into a reader of whole numbers that are hashed."""
 MOST_KEPT = 64 << 20
 """The most bytes that those operators make: one graph keeps for the way back what it has computed on the way forth."""
 
@@ -65,17 +68,30 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     from bilevel.backends.torch_func.trace import ahead
 
     ahead.begun(next((x.dtype for x in inputs if x.is_floating_point()), torch.float32)).wait(ahead.PATIENCE)
+    more = _for_hashes(module)
     try:
-        return _by_inductor(module, inputs, ahead.options())
+        return _by_inductor(module, inputs, {**ahead.options(), **more})
     except Exception as error:
         pass_on(error)
         if (options := ahead.narrower()) is None:
             raise _told(error) from error
     try:
-        return _by_inductor(module, inputs, options)
+        return _by_inductor(module, inputs, {**options, **more})
     except Exception as error:
         pass_on(error)
         raise _told(error) from error
+
+
+def _for_hashes(module: fx.GraphModule) -> dict[str, Any]:
+    """Options for a graph with random numbers, which are hashes: every value of theirs is read twice by the next.
+
+    Inductor writes an operator into each of its readers until 30 come together, and takes time for each way through
+    them, 2 to the number of values in a chain: 58 s for the random start of a network of 200 units, 6 s in this way.
+    """
+    hashed = any(
+        node.target in (aten.__rshift__.Scalar, aten.bitwise_right_shift.Tensor_Scalar) for node in module.graph.nodes
+    )
+    return {"realize_opcount_threshold": HASHED} if hashed else {}
 
 
 def _told(error: Exception) -> Exception:
@@ -162,9 +178,17 @@ def why_not(kind: Kind, device: torch.device) -> str | None:
         return f"no GPU to record graphs on, the device is {device}"
     if base(kind) == "inductor" and device.type == "cpu" and compiler() is None:
         return "no C++ compiler"
+    if base(kind) == "inductor" and device.type == "cpu" and not _can_wrap():
+        return f"PyTorch {torch.__version__}, whose Inductor cannot be told that whole numbers wrap around"
     if base(kind) == "inductor" and device.type == "cuda":
         return None if find_spec("triton") else "no Triton"
     return None
+
+
+def _can_wrap() -> bool:
+    from bilevel.backends.torch_func.trace import wrapping
+
+    return wrapping.can_be_told()
 
 
 def compiler() -> str | None:
