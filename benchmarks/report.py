@@ -26,7 +26,7 @@ NO_GPU = """No table of a GPU is here: none of this has run on one yet. `make be
 CUDA graphs and adds W0, W1, W5 and W7 on that device, with floors by its own rates.
 """
 BUSY = 0.5
-"""load at the start of a case, beyond which its figures are marked; our own processes raise it afterwards"""
+"""mean load of the minute before a workload, beyond which it is marked; the workload before it in a run raises it too"""
 
 
 def markdown(results: Mapping[str, Any], plots: str) -> str:
@@ -56,7 +56,8 @@ def _about(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield f"{machine['date']}, {', '.join(where)}, {machine['system']}, load {machine['load']}; {result['minutes']:.1f} minutes."
     if machine["load"] > BUSY:
-        yield "**The machine was busy: these figures are not to be quoted.**"
+        yield f"The load was above {BUSY} before it began: by the workload before it in the same run, or by something else."
+        yield "In the second case its figures are not to be quoted."
     yield f"Versions: {', '.join(f'{n} {v}' for n, v in machine['versions'].items())}."
     if machine["absent"]:
         yield f"Not installed: {', '.join(machine['absent'])}."
