@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import add
 from typing import Any
 
@@ -33,11 +33,22 @@ TRANSFORMS = ("vmap", "grad", "grad_and_value", "jvp", "vjp")
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What an operator makes of inputs of some shapes: its outputs as (shape, strides), dtype; and its counts."""
+    """What an operator makes of inputs of some shapes: its outputs as (shape, strides), dtype; and its counts.
+
+    `over`: whether it writes over its first operand, which is then what it gives.
+    """
 
     outputs: tuple[tuple[tuple[Any, Any], torch.dtype], ...]
     single: bool
     work: Work = field(default_factory=Work)
+    over: bool = False
+
+    def result(self, args: Any) -> Any:
+        """What the operator gives for arguments of these shapes."""
+        if self.over:
+            return args[0]
+        outputs = [torch.empty_strided(*shape, dtype=dtype, device="meta") for shape, dtype in self.outputs]
+        return outputs[0] if self.single else tuple(outputs)
 
 
 SEEN: dict[Any, _Made] = {}
@@ -46,7 +57,7 @@ SEEN: dict[Any, _Made] = {}
 
 def _signature(func: Any, args: Any, kwargs: Any) -> Any:
     """What decides the shapes that an operator makes; None where that cannot be told."""
-    if func._schema.is_mutable:
+    if func._schema.is_mutable and not _writes_over(func):
         return None
     key = [func]
     for value in (*args, *kwargs, *kwargs.values()):  # operators take lists, but no lists of lists
@@ -60,6 +71,11 @@ def _signature(func: Any, args: Any, kwargs: Any) -> Any:
             else:
                 return None
     return tuple(key)
+
+
+def _writes_over(func: Any) -> bool:
+    """Whether all that an operator changes is its first operand, which it gives back, as `add_` does."""
+    return func._schema.is_mutable and func._opname.endswith("_") and torch.Tag.pointwise in func.tags
 
 
 def _is_plain(leaf: Tensor) -> bool:
@@ -169,8 +185,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 SEEN[key] = made
         else:
             made = SEEN[key]
-            outputs = [torch.empty_strided(*shape, dtype=dtype, device="meta") for shape, dtype in made.outputs]
-            result = outputs[0] if made.single else tuple(outputs)
+            result = made.result(args)
         found = made if made is not None else _made(func, args, kwargs or {}, result, single=True)
         self.done = tuple(map(add, self.done, values(found.work)))
         given = () if self.asked is None else self._given(args, kwargs)
@@ -197,6 +212,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _first(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, _Made | None]:
         """An operator met for the first time; what is known of it afterwards where its outputs are fresh tensors."""
         result = func(*args, **kwargs)
+        if _writes_over(func) and result is args[0]:
+            return result, replace(_made(func, args, kwargs, result, single=True), over=True)
         single = isinstance(result, Tensor)
         plain = single or (isinstance(result, tuple) and all(isinstance(leaf, Tensor) for leaf in result))
         if not plain or func._schema.is_mutable or not all(map(_is_plain, tree_leaves(result))):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.func import grad, jvp, vjp, vmap
 
 from bilevel.costs import Work
 from bilevel.graphs import LARGE
-from bilevel.meter import Meter, aten, layers
+from bilevel.meter import SEEN, Meter, aten, layers
 
 
 def counted(function: object, *given: object) -> Work:
@@ -96,3 +97,29 @@ def test_what_was_met_before_counts_the_same() -> None:
     first = work("meta")
     assert work("meta") == first == work("cpu")
     assert first.peak == first.fresh == 4 * 16 * 2  # neither the view nor what it makes contiguous is stored again
+
+
+def test_what_is_written_over_is_what_is_given_back_each_time() -> None:
+    def doubled(device: str) -> tuple[Work, bool, list[int]]:
+        table, meter = torch.ones(4, 6, device=device), Meter()
+        meter.asked = []
+        with torch.no_grad(), meter:
+            one = table + 1.0
+            back = one.add_(table).mul_(2.0)
+            del table
+        return meter.work, back is one, [asked.made[0].number for asked in meter.asked]
+
+    SEEN.clear()
+    (first, over, places), (second, again, later) = doubled("meta"), doubled("meta")
+    assert over and again
+    assert first == second == doubled("cpu")[0]
+    assert first.peak == 4 * 24  # one table, however often it is written to
+    assert places == later == [1, 2, 3]  # and another content after each
+
+
+def test_an_operator_that_cannot_write_its_result_over_its_operand_is_refused_each_time() -> None:
+    row, table = torch.ones(6, device="meta"), torch.ones(4, 6, device="meta")
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            counted(row.add_, table)
+    assert counted(table.add_, row).moved == 4 * (24 + 6 + 24)
