@@ -105,6 +105,7 @@ WORKLOAD = Workload(
     sides=(
         Side("ours, rmd, fx", partial(ours, "rmd", "fx")),
         Side("ours, rmd(checkpoint = sqrt), fx", partial(ours, "rmd(checkpoint = sqrt)", "fx")),
+        Side("ours, rmd, Inductor", partial(ours, "rmd", "inductor"), only="cpu"),
         Side("ours, rmd, fx, CUDA graphs", partial(ours, "rmd", "fx+graphs"), only="cuda"),
         Side("TorchOpt functional", torchopt_functional, "torchopt"),
     ),

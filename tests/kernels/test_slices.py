@@ -12,8 +12,8 @@ from torch.func import functional_call, grad, jvp
 from torch.nn.functional import conv1d, cross_entropy, softmax
 
 from benchmarks.live_bytes import peak_bytes as measured
-from bilevel.backends.torch_func.trace import compilers, reuse, slices
-from bilevel.backends.torch_func.trace.lifetimes import bytes_of, owners, peak_bytes
+from bilevel.backends.torch_func.trace import compilers, pieces, reuse, slices
+from bilevel.backends.torch_func.trace.lifetimes import bytes_of, is_view, owners, peak_bytes
 from bilevel.backends.torch_func.trace.nodes import aten
 from bilevel.backends.torch_func.trace.reuse import OVER, reused
 from bilevel.backends.torch_func.trace.signature import flatten
@@ -91,14 +91,16 @@ def loops(module: fx.GraphModule) -> list[slices.Loop]:
     return [part for part in module.children() if isinstance(part, slices.Loop)]
 
 
-def both(function: Callable[..., Any], *arguments: Any) -> tuple[fx.GraphModule, int, list[Tensor]]:
+def both(
+    function: Callable[..., Any], *arguments: Any, kind: compilers.Kind = "fx"
+) -> tuple[fx.GraphModule, int, list[Tensor]]:
     """A function's graph as it is run, the peak of the graph before, its inputs; after a check that both give the same."""
     traced = graph_of(function, *arguments)
     given: list[Any] = []
     flatten(arguments, given)
     inputs = [given[place] for place in traced.inputs]
     before, expected, peak = [value.clone() for value in inputs], traced.module(*inputs), peak_bytes(traced.module)
-    made: Any = compilers.compiled(traced, inputs, "fx")
+    made: Any = compilers.compiled(traced, inputs, kind)
     for _ in range(2):  # what the graph holds must be the same the second time
         for a, b in zip(made(*inputs), expected, strict=True):
             assert a.shape == b.shape and a.stride() == b.stride()
@@ -145,6 +147,48 @@ def test_a_graph_in_slices_has_as_many_as_are_worth_it(soon: None, monkeypatch: 
     assert few and all(2 <= loop.parts < 16 for loop in few)
     monkeypatch.setattr(slices, "LEAST_MADE", 1 << 30)
     assert not loops(both(*flat(reader()))[0])
+
+
+def test_what_is_between_loops_is_compiled_in_pieces(soon: None) -> None:
+    """Only views are left around, of inputs too, whose memory no piece gives out; the numbers are those of the graph."""
+    function, arguments = reader()
+    traced = graph_of(function, *arguments)
+    inputs = [list(arguments[0].values())[place] for place in traced.inputs]
+    expected, asked = traced.module(*inputs), list[fx.GraphModule]()
+
+    def as_it_is(module: fx.GraphModule, given: list[Tensor]) -> Any:
+        values = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+        assert [(v.shape, v.stride(), v.dtype) for v in values] == [(v.shape, v.stride(), v.dtype) for v in given]
+        asked.append(module)
+        return module.forward
+
+    module = slices.sliced(traced.module)
+    made = pieces.in_pieces(module, as_it_is)
+    assert all(torch.equal(a, b) for a, b in zip(made(*inputs), expected_by(module, inputs), strict=True))
+    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(made(*inputs), expected, strict=True))
+    assert len(loops(made)) == 2 and len(asked) >= 1
+    assert all(is_view(node) for node in made.graph.nodes if node.op == "call_function")
+    for part in asked:
+        owner, (output,) = owners(part.graph), [node for node in part.graph.nodes if node.op == "output"]
+        assert all(owner[node].op == "call_function" for node in output.args[0])
+
+
+def expected_by(module: fx.GraphModule, inputs: list[Tensor]) -> list[Tensor]:
+    found: list[Tensor] = module(*inputs)
+    return found
+
+
+def test_inductor_compiles_loops_and_what_is_between(soon: None) -> None:
+    """The slope of a network, and the product of its derivative with something of it: two loops, a piece in between."""
+    tokens, labels = random(BATCH, 5), whole(BATCH, below=4)
+
+    def slope(at: Tensor) -> Any:
+        return grad(lambda w: picked(torch.tanh(tokens @ w), labels))(at)
+
+    made, _, _ = both(lambda at: jvp(slope, (at,), (torch.sin(slope(at)),))[1], W, kind="inductor")
+    assert len(loops(made)) == 2 and all(isinstance(loop.run, pieces.Piece) for loop in loops(made))
+    assert any(isinstance(part, pieces.Piece) for part in made.children())
+    assert all(is_view(node) for node in made.graph.nodes if node.op == "call_function")
 
 
 X, Y, W = random(BATCH, 5), random(BATCH, 5), random(5, 4)

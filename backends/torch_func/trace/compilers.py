@@ -27,6 +27,7 @@ from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.libraries import chosen
 from bilevel.backends.torch_func.trace.nodes import aten
+from bilevel.backends.torch_func.trace.pieces import compiled_alone, in_pieces
 from bilevel.backends.torch_func.trace.reuse import reused
 from bilevel.backends.torch_func.trace.slices import LARGE, Loop, sliced
 from bilevel.errors import fail, pass_on
@@ -64,7 +65,29 @@ def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
         return _as_text(traced.module, traced.bytes >= LARGE and _is_here(inputs))
     if inputs and inputs[0].device.type != "cpu":
         return _by_inductor(traced.module, inputs, {})
-    module = chosen(written_out(apart(turned_joins(traced.module))), inductor=True)
+    return _in_slices(traced, inputs) or _compiled(traced.module, inputs)
+
+
+def _in_slices(traced: Traced, inputs: list[Tensor]) -> Compiled | None:
+    """A large graph in slices, the bodies of its loops and what is between them compiled; None where there are no loops."""
+    module = sliced(traced.module) if traced.bytes >= LARGE and _is_here(inputs) else traced.module
+    if not loops_of(module):
+        return None
+    whole = in_pieces(module, _compiled)
+    for loop in loops_of(whole):
+        loop.run = compiled_alone(loop.body, _compiled)
+    run: Compiled = whole.forward
+    return run
+
+
+def loops_of(module: fx.GraphModule) -> list[Loop]:
+    """The loops over slices that a graph runs."""
+    return [loop for loop in module.children() if isinstance(loop, Loop)]
+
+
+def _compiled(given: fx.GraphModule, inputs: list[Tensor]) -> Compiled:
+    """A graph on a CPU by Inductor, its products given to who is fastest at them."""
+    module = chosen(written_out(apart(turned_joins(given))), inductor=True)
     from bilevel.backends.torch_func.trace import ahead
 
     ahead.begun(next((x.dtype for x in inputs if x.is_floating_point()), torch.float32)).wait(ahead.PATIENCE)
@@ -114,8 +137,7 @@ def _told(error: Exception) -> Exception:
 def _as_text(module: fx.GraphModule, is_large: bool) -> Compiled:
     """The graph by its own Python text; a large one in slices, with results written over what is not read again."""
     module = sliced(module) if is_large else module
-    loops = [loop for loop in module.children() if isinstance(loop, Loop)]
-    for part in (module, *(loop.body for loop in loops)):
+    for part in (module, *(loop.body for loop in loops_of(module))):
         chosen(part, inductor=False)
         if is_large:
             reused(part)

@@ -10,8 +10,9 @@ differ by rounding, since sums are added in another order; the slices depend on 
 The adjoint of a step of the transformer of W5 (two blocks of width 128, 32 texts of 64 tokens) has 108 MB alive at once as
 one graph, of which some 75 are activations and their tangents, and 29 seven arrays of one GELU's second derivative;
 in slices of 4 texts 13 MB, beside 10 of gradients and states. More slices would hold less and take longer, since the
-operators are asked for by Python. To give freed memory back to the system before each loop saved another 15 MB of resident
-memory there and took a fifth more time, before each slice 30 MB and three fifths: its pages have to be got again.
+operators are asked for by Python; of many Inductor makes one (`pieces.py`), and its slices take no longer than the whole.
+By fx, to give freed memory back to the system before each loop saved another 15 MB of resident memory there and took a
+fifth more time, before each slice 30 MB and three fifths: its pages have to be got again.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Loop(nn.Module):
     def __init__(self, body: fx.GraphModule, parts: int, read: Sequence[int | None], joins: Sequence[Join]) -> None:
         super().__init__()
         self.body, self.parts, self.read, self.joins = body, parts, tuple(read), tuple(joins)
+        self.run: nn.Module = body
+        """what runs for a slice: the graph, or what a compiler has made of it"""
         self.peak = peak_bytes(body)
         """the bytes alive at once of one slice"""
 
@@ -85,7 +88,7 @@ class Loop(nn.Module):
         made: list[Tensor] = []
         for number in range(self.parts):
             given = zip(whole, self.read, strict=True)
-            found = self.body(*[_given(value, axis, number, self.parts) for value, axis in given])
+            found = self.run(*[_given(value, axis, number, self.parts) for value, axis in given])
             made = made or [join.begin(one) for join, one in zip(self.joins, found, strict=True)]
             for join, so_far, one in zip(self.joins, made, found, strict=True):
                 join.add(so_far, one, number)
