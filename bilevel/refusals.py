@@ -22,7 +22,7 @@ from bilevel.kinds import stops
 from bilevel.limits import Limit, limit_text
 from bilevel.modes import MODES, Mode, Verdict
 from bilevel.modes.leap import Leap
-from bilevel.modes.rmd import steps_of
+from bilevel.modes.rmd import Reverse, steps_of
 from bilevel.plan import Choice
 
 
@@ -54,7 +54,7 @@ def refused(
     if isinstance(mode, Leap) and verdict.code == "B405" and name is not None:
         return RecipeError([_cut_off(found, level, mode, entry, name)])
     if verdict.code == "B404" and name is not None:
-        return RecipeError([_zero(found, level, facts, mode.title.partition("(")[0], name)])
+        return RecipeError([_zero(found, level, facts, mode, name)])
     return RecipeError([_worded(found, level, mode.title, name)])
 
 
@@ -114,8 +114,12 @@ def _underived(found: Diagnostic, level: ir.Level, facts: LevelFacts, mode: Mode
     )
 
 
-def _zero(found: Diagnostic, level: ir.Level, facts: LevelFacts, word: str, name: str) -> Diagnostic:
-    """B404: at a stationary point the answer does not depend on what enters through the start or the solver alone."""
+def _zero(found: Diagnostic, level: ir.Level, facts: LevelFacts, mode: Mode, name: str) -> Diagnostic:
+    """B404: at a stationary point the answer does not depend on what enters through the start or the solver alone.
+
+    Nor does a window of the last steps reach the start.
+    """
+    word = mode.title.partition("(")[0]
     declared, *entered = found.related or (Related(found.span or level.span, ""),)
     entered = [Related(_argument(r.span), "" if _argument(r.span) != r.span else r.label) for r in entered]
     rest = [t for t in facts.targets if t in facts.entering("objective", "inner")]
@@ -128,6 +132,9 @@ def _zero(found: Diagnostic, level: ir.Level, facts: LevelFacts, word: str, name
     )
     if "enters only" not in found.why:
         return found  # `through` names an expression that lacks it
+    if isinstance(mode, Reverse):
+        label = f"carries derivatives through the last {mode.window} of {steps_of(level):g} steps"
+        return replace(found, message=f"`{mode.title}` gives `{name}` a gradient of exactly zero", label=label)
     return replace(
         found,
         related=(declared, *entered),

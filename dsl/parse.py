@@ -16,6 +16,7 @@ from bilevel.dsl import nodes
 from bilevel.dsl.build import build
 from bilevel.dsl.checks import check_duplicates, check_words
 from bilevel.dsl.nearest import nearest
+from bilevel.dsl.statements import LEADERS
 from bilevel.dsl.tables import grammar
 from bilevel.errors import Diagnostic, RecipeError, Source, Span, fail
 
@@ -196,11 +197,12 @@ def _wrong_name(recipe: nodes.Recipe, path: Path) -> RecipeError:
     from bilevel.dsl.walk import name_span
 
     place = name_span(recipe, recipe.name)
+    could = path.stem.isidentifier() and path.stem not in LEADERS
     return fail(
         "B115",
         f"the recipe in `{path.name}` is called `{recipe.name}`",
         place,
         label="not the name of its file",
         why="`extends` and `import` find a recipe by the name of its file",
-        fix=f"recipe {path.stem}, or rename the file to {recipe.name}.bl",
+        fix=f"{f'recipe {path.stem}, or ' if could else ''}rename the file to {recipe.name}.bl",
     )

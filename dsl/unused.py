@@ -11,6 +11,13 @@ from bilevel.dsl.scope import Symbol
 from bilevel.dsl.walk import name_span
 from bilevel.errors import Diagnostic
 
+WITHOUT = {
+    "window": "a window of all steps is what there is without one",
+    "chunk": "a chunk of all copies is what there is without one",
+    "checkpoint": "all states are kept, as without checkpoints, and yet the steps are computed a second time",
+}
+"""what becomes of an option that holds everything"""
+
 
 def unused(checker: Checker, program: ir.Program) -> Iterator[Diagnostic]:
     """Warnings for names that nothing reads and for `stop` around what is constant anyway."""
@@ -27,7 +34,7 @@ def unused(checker: Checker, program: ir.Program) -> Iterator[Diagnostic]:
 
 
 def idle_options(program: ir.Program) -> Iterator[Diagnostic]:
-    """Warnings for windows and chunks that hold everything, which is what there is without them."""
+    """Warnings for windows, chunks and checkpoints that hold everything, which is what there is without them."""
     for entry in program.schedule:
         for option in entry.options:
             size = option.value.value if isinstance(option.value, nodes.Number) else None
@@ -38,7 +45,7 @@ def idle_options(program: ir.Program) -> Iterator[Diagnostic]:
 
 def _whole(program: ir.Program, entry: ir.Entry, option: str) -> tuple[float, str] | None:
     """How many steps or copies an option divides where they are known, and what they are."""
-    if option == "window":
+    if option in ("window", "checkpoint"):
         level = next((lv for lv in program.walk_levels() if lv.name == entry.target), None)
         duration = level.phases[-1].duration if level is not None and level.phases else None
         if isinstance(duration, ir.Steps) and duration.unit == "steps" and duration.first is None:
@@ -62,7 +69,7 @@ def _value(program: ir.Program, expr: ir.Expr) -> float | None:
 
 def _idle(entry: ir.Entry, option: nodes.Argument, count: float, what: str) -> Diagnostic:
     message = f"`{option.span.text}` has no effect: `{entry.target}` {what}"
-    why = "a window of all steps, or a chunk of all copies, is what there is without one"
+    why = WITHOUT[option.name or ""]
     below = f"fewer than {count:g}, or " if count > 1 else ""
     return Diagnostic("B804", message, option.span, why=why, fix=f"{below}remove it", severity="warning")
 

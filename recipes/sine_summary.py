@@ -122,12 +122,15 @@ def _forward(found: Adapted) -> Any:
     return function if function is not None and set(inspect.signature(function).parameters) <= known else None
 
 
-def _iterates(found: Adapted, state: Any, waves: Task, steps: int) -> list[Any]:
-    """The iterates of the inner level on some waves, from one start; the waves are the leading axis."""
+def _weights(found: Adapted, state: Any, waves: Task, steps: int) -> Any:
+    """The weights after some steps on some waves, from one start; the waves are the leading axis.
+
+    Solved anew for every number of steps: which iterates a solve keeps is the mode's own affair.
+    """
     forward = _forward(found)
-    known = {**found.phase.values(state), found.index: waves, f"{found.level}_steps": steps, "keep": True}
+    known = {**found.phase.values(state), found.index: waves, f"{found.level}_steps": steps, "keep": False}
     wanted = {name: known[name] for name in inspect.signature(forward).parameters}
-    return [state[0] for state in forward(**wanted)]
+    return forward(**wanted)[-1][0]
 
 
 def _split(run: Run, found: Adapted) -> SineTasks:
@@ -172,13 +175,13 @@ def _picture(run: Run, found: Adapted, states: tuple[Any, Any]) -> tuple[Task, T
     waves = split.sample(keys)
     dense = replace(split, queries=GRID).sample(keys).query
     last = max(found.steps)
-    paths = [_iterates(found, state, waves, last) for state in states]
-    chosen = _typical(network, paths[0][-1], dense.x, dense.y)
+    solved = [{steps: _weights(found, state, waves, steps) for steps in found.steps} for state in states]
+    chosen = _typical(network, solved[0][last], dense.x, dense.y)
     order = dense.x[chosen, :, 0].argsort()
     x, y = dense.x[chosen][order], dense.y[chosen][order]
     predictions = [
-        {steps: functional_call(network, _one(iterates[steps], chosen), (x,))[:, 0] for steps in found.steps}
-        for iterates in paths
+        {steps: functional_call(network, _one(weights[steps], chosen), (x,))[:, 0] for steps in found.steps}
+        for weights in solved
     ]
     wave = Task(*(type(part)(part.x[chosen], part.y[chosen]) for part in waves))
     return wave, torch.cat([x, y], 1), predictions

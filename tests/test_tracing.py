@@ -37,6 +37,7 @@ MODES = ["rmd", "rmd(store = residuals)", "rmd(window = 3)", "rmd(order = 1)", "
 
 
 def sine(mode: str, duration: str = "for 9 steps", extra: str = "") -> str:
+    extra += " + 0.01 * sqnorm(w - theta)" * ("window" in mode)  # by its start alone, theta is before every window
     text = SINE.replace("MODE", mode).replace("DURATION", duration).replace("EXTRA", extra)
     return text.replace("1, 16, 16, 1", "1, 2, 1") if mode == "fmd" else text
 

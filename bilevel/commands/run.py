@@ -142,9 +142,11 @@ def use_threads(number: int) -> None:
 
 
 def announce(program: Program, folder: Path, seed: int, console: Console) -> None:
-    """What is about to run, by which kernels, and where its files go."""
+    """What is about to run, by which kernels, and where its files go; options that have no effect in it."""
+    from bilevel.dsl.unused import idle_options
     from bilevel.explain import summary
 
+    console.diagnostics(list(idle_options(program.plan.program)))
     console.say(summary(program.plan))
     if program.kernels.kind != "none" or program.kernels.idle:
         console.say(program.explain_kernels(seed).rstrip())

@@ -6,14 +6,17 @@ the iterate before it. (The algorithm as printed ends one step early.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bilevel import ir
 from bilevel.costs import Formula
-from bilevel.facts import LevelFacts
+from bilevel.facts import Entrance, LevelFacts
 from bilevel.kinds import kind, line_searches, stops, tests_gradient
 from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Unroll, Verdict, underived
+
+ALONG: tuple[Entrance, ...] = ("objective", "solver", "inner")
+"""where a variable enters every step, and not the first alone"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class Reverse:
             return Verdict(False, "path", "the objective reads the start, which belongs to the first window only")
         if self.update:
             return self._windows(level)
+        if self.window is not None and self.window < steps_of(level):
+            zero = [t for t in facts.targets if t not in (*facts.entering(*ALONG), *facts.elsewhere)]
+            if zero:
+                why = f"`{zero[0]}` enters only through the start, which the last {self.window} steps do not reach"
+                return Verdict(False, "path", why, "B404")
         return self._storage(facts)
 
     def _uncounted(self, facts: LevelFacts) -> Verdict:
@@ -105,18 +113,19 @@ class Reverse:
         return "biased" if self.order == 1 or cut or tests_gradient(level) else "exact"
 
     def cost(self, level: ir.Level, facts: LevelFacts) -> Formula:
-        if self.store == "residuals" and isinstance(self.checkpoint, int):
-            return Formula("P*(T*(g + r) + G)", f"P*({self.checkpoint}*s + T/{self.checkpoint}*h + A)")
+        if isinstance(self.checkpoint, int):
+            few = self.checkpoint < steps_of(level)
+            return self._kept(*((f"{self.checkpoint}", f"T/{self.checkpoint}") if few else ("T", "1")))
+        if self.window is not None and not self.update and self.window >= steps_of(level):
+            return replace(self, window=None).cost(level, facts)
         if self.store == "residuals" and self.checkpoint is not None:
             return Formula("P*(T*(g + r) + G)", "P*(sqrt(T)*Max(h, 2*s) + A)")
         match self.checkpoint:
             case "binomial":
                 return Formula("P*((T + R)*g + T*b + G)", "P*(sqrt(T)*s + A)")
-            case int() as count:
-                return Formula("P*(T*(2*g + b) + G)", f"P*(({count} + T/{count})*s + A)")
             case "sqrt" | "auto":
                 return Formula("P*(T*(2*g + b) + G)", "P*(2*sqrt(T)*s + A)")
-        if self.store == "residuals" and self.window is not None and self.window < steps_of(level):
+        if self.store == "residuals" and self.window is not None:
             return Formula(f"P*((T - {self.window})*g + {self.window}*r + G)", f"P*({self.window}*h + A)")
         if self.store == "residuals":
             return Formula("P*(T*r + G)", "P*(T*h + A)")
@@ -127,6 +136,12 @@ class Reverse:
         if self.window is not None:
             return Formula(f"P*(T*g + {self.window}*b + G)", f"P*({self.window}*s + A)")
         return Formula("P*(T*(g + b) + G)", "P*(T*s + A)")
+
+    def _kept(self, count: str, between: str) -> Formula:
+        """Of so many checkpoints with so many steps between two of them."""
+        if self.store == "residuals":
+            return Formula("P*(T*(g + r) + G)", f"P*({count}*s + {between}*h + A)")
+        return Formula("P*(T*(2*g + b) + G)", f"P*(({count} + {between})*s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Unroll | None:
         needs_value = not facts.linear or bool(facts.entering("solver"))

@@ -40,6 +40,23 @@ def test_what_is_shown_at_the_end_makes_no_kernels(here: Path) -> None:
     assert program.kernels.made == made
 
 
+@pytest.mark.parametrize("mode", ["rmd(checkpoint = 2)", "rmd(window = 1, update = each)"])
+def test_the_picture_does_not_depend_on_the_iterates_that_a_mode_keeps(bilevel: Command, here: Path, mode: str) -> None:
+    text = (here / "tiny.bl").read_text("utf-8")
+    (here / "tiny.bl").write_text(f"{text}\nschedule {{ adapt : {mode} }}\n", "utf-8")
+    assert bilevel("run", "tiny.bl").code == 0
+    assert (here / "runs/tiny-1/sine.png").stat().st_size > 10_000
+
+
+def test_options_without_an_effect_are_named_before_the_run(bilevel: Command, here: Path) -> None:
+    text = (here / "tiny.bl").read_text("utf-8")
+    (here / "tiny.bl").write_text(f"{text}\nschedule {{ adapt : rmd(window = 4) }}\n", "utf-8")
+    assert "B804" not in bilevel("check", "tiny.bl").err
+    said = bilevel("run", "tiny.bl", "adapt.steps=4")
+    assert said.code == 0
+    assert said.err.index("warning[B804]: `window = 4` has no effect") < said.err.index("files: ")
+
+
 def test_table_is_the_reports_of_the_recipe(bilevel: Command) -> None:
     content = json.loads(bilevel("run", "tiny.bl", "--json").out)
     table = content["tables"][0]["rows"]

@@ -413,6 +413,14 @@ def test_the_name_of_a_recipe_is_that_of_its_file(tmp_path: Path) -> None:
     assert problem.code == "B115"
     assert problem.span is not None
     assert (problem.span.line, problem.span.column) == (2, 8)
+    assert problem.fix == "recipe b, or rename the file to a.bl"
+
+
+@pytest.mark.parametrize("stem", ["my-recipe 2", "2b", "level"])
+def test_a_file_whose_name_is_no_name_is_to_be_renamed(tmp_path: Path, stem: str) -> None:
+    path = tmp_path / f"{stem}.bl"
+    path.write_text("recipe a")
+    assert refused(path).fix == "rename the file to a.bl"
 
 
 def test_files_in_messages_are_named_as_the_user_named_them(tmp_path: Path) -> None:

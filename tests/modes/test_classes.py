@@ -204,6 +204,7 @@ PATH = LOSS.replace("minimize (w - 1)^2\n", "minimize (w@2 - 1)^2\n")
         (RATE.replace("BY", "until stationary(1e-6) within 99 steps"), "ift", "B404"),
         (RATE.replace("BY", "until stationary(1e-6) within 99 steps"), "auto", "B404"),
         (INITIAL.replace("lr = r", "lr = 0.1").replace("BY", "for 8 steps"), "ift", "B404"),
+        (INITIAL.replace("lr = r", "lr = 0.1").replace("BY", "for 8 steps"), "rmd(window = 7)", "B404"),
         (LOSS, "leap(gamma = 0.5)", "B405"),
         (RATE.replace("BY", "for 8 steps"), "leap(gamma = 0.5)", "B405"),
         (LOSS, "leap(teacher = 1, keep = 4, gamma = 0.5, hull = mean)", "B503"),

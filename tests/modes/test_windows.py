@@ -177,6 +177,46 @@ def test_windows_over_networks_of_different_shape(window: int) -> None:
     assert torch.allclose(state.x, log_rate.detach(), rtol=1e-9)
 
 
+STARTED = """recipe started
+level tune {
+  a : real from 0.5
+  level fit {
+    x : real from START
+    minimize (x - TARGET)^2
+    by sgd(lr = RATE) for 4 steps
+  }
+  minimize x^2DIRECT
+  by sgd(lr = 0.1) for 2 steps
+}
+schedule { fit : rmd(window = WINDOW) }"""
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "rate", "direct", "window", "told"),
+    [
+        ("a", "1", "0.1", "", 3, True),
+        ("a", "1", "0.1", "", 4, False),
+        ("a", "a", "0.1", "", 3, False),
+        ("a", "1", "0.2 * a", "", 3, False),
+        ("a", "1", "0.1", " + a^2", 3, False),
+    ],
+)
+def test_a_window_that_would_give_a_gradient_of_zero_is_refused(
+    start: str, target: str, rate: str, direct: str, window: int, told: bool
+) -> None:
+    """Only through the start: before the window. Otherwise the hypergradient is not zero, and the window is run."""
+    text = STARTED.replace("START", start).replace("TARGET", target).replace("RATE", rate).replace("DIRECT", direct)
+    text = text.replace("WINDOW", str(window))
+    if told:
+        with pytest.raises(RecipeError, match=r"B404.*`rmd\(window = 3\)` gives `a` a gradient of exactly zero"):
+            plan_text(text)
+        return
+    compiled = compile_text(text)
+    key = compiled.key()
+    gradient, _ = compiled.phase.hypergradient(compiled.phase.begin(key), key)
+    assert abs(float(gradient)) > 1e-3
+
+
 def test_a_level_beside_windows_is_refused() -> None:
     """Its solution would have to be found anew after every step of the outer solver."""
     text = """recipe beside
@@ -235,7 +275,7 @@ level top {
   each s ~ normal(0, 1)[3]
   level fit {
     y : real[2] from x
-    minimize quad(Q, y - s)
+    minimize quad(Q, y - s - 0.1 * x)
     by sgd(lr = 0.1) for n steps
   }
   minimize mean[s] sum(y^2)
