@@ -417,7 +417,7 @@ def _chosen(coder: Coder, level: ir.Level, leap: Leaping) -> list[Statement]:
     names = own(coder, level)
     x, depth = pack(names), len(level.batched)
     if leap.choose is None:
-        shape = "".join(f"length({coder.writer.name(a)}, {i}), " for i, a in enumerate(level.batched))
+        shape = "".join(f"length(points[0][1], {axis}), " for axis in range(depth))
         return [
             Assign(x, "points[0][1]"),
             Assign("gamma", f"torch.full(({shape}), points[0][0], device=device, dtype=dtype)"),

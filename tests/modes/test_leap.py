@@ -195,3 +195,25 @@ def trained(text: str) -> Tensor:
 def test_lazy_reptile_is_reptile_with_another_rate() -> None:
     lazy = trained(scheduled(REPTILE.replace("BETA", "0.5"), adapt="leap(gamma = 0.8)"))
     assert error(lazy, trained(REPTILE.replace("BETA", "0.1"))) < 1e-12
+
+
+SEARCHED = """recipe searched
+level search {
+  c : real[2] in between(-1, 1) from 0.5
+  each s ~ normal(0, 1)[3]
+  level fit {
+    y : real[2] from 0
+    z : real from 0
+    minimize sum((y - c * s)^2) + (z - c[0])^2
+    by sgd(lr = 0.1) for 6 steps
+  }
+  minimize mean[s] (sum((BY * y - 0.3)^2) + (BY * z)^2)
+  by cmaes(population = 6) for 4 generations
+}"""
+
+
+def test_a_search_around_a_leap_sees_the_point_leapt_to() -> None:
+    """From a start of zero the leap is to 1 - gamma times the solution."""
+    lazy = trained(scheduled(SEARCHED.replace("BY", "1"), fit="leap(gamma = 0.7)"))
+    assert error(lazy, trained(SEARCHED.replace("BY", "0.3"))) < 1e-12
+    assert error(lazy, trained(SEARCHED.replace("BY", "1"))) > 1e-3
