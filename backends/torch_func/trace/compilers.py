@@ -23,6 +23,8 @@ from torch import Tensor, fx
 
 from bilevel.backends.torch_func.trace.biases import apart
 from bilevel.backends.torch_func.trace.elementary import written_out
+from bilevel.backends.torch_func.trace.flattened import flattened, relaid
+from bilevel.backends.torch_func.trace.fused import fused
 from bilevel.backends.torch_func.trace.graph import Traced
 from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.libraries import chosen
@@ -62,7 +64,7 @@ MOST_KEPT = 64 << 20
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     """The graph as a function of its inputs; its products are given to who is fastest at them."""
     if not any(node.op == "call_function" for node in traced.module.graph.nodes) or base(kind) == "fx":
-        return _as_text(traced.module, traced.bytes >= LARGE and _is_here(inputs))
+        return _as_text(traced.module, _is_here(inputs), traced.bytes >= LARGE)
     if inputs and inputs[0].device.type != "cpu":
         return _by_inductor(traced.module, inputs, {})
     return _in_slices(traced, inputs) or _compiled(traced.module, inputs)
@@ -134,15 +136,28 @@ def _told(error: Exception) -> Exception:
     )
 
 
-def _as_text(module: fx.GraphModule, is_large: bool) -> Compiled:
-    """The graph by its own Python text; a large one in slices, with results written over what is not read again."""
-    module = sliced(module) if is_large else module
+def _as_text(module: fx.GraphModule, is_here: bool, is_large: bool) -> Compiled:
+    """The graph by its own Python text: on a CPU a large one in slices, with results written over what is not read again.
+
+    One of small arrays with fewer operators, since the time is that of asking for them.
+    """
+    module = sliced(module) if is_here and is_large else module
     for part in (module, *(loop.body for loop in loops_of(module))):
         chosen(part, inductor=False)
-        if is_large:
+        if is_here and is_large:
             reused(part)
+        elif is_here:
+            _with_fewer(part)
     forward: Compiled = module.forward
     return forward
+
+
+def _with_fewer(module: fx.GraphModule) -> None:
+    """Let a graph of small arrays ask for fewer operators."""
+    before = list(module.graph.nodes)
+    flattened(fused(relaid(module), beside_products=True))
+    if list(module.graph.nodes) != before:
+        module.recompile()
 
 
 def _is_here(inputs: Sequence[Tensor]) -> bool:
