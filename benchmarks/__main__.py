@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.catalogue import ALONE, MODULES, workload
-from benchmarks.machine import machine
+from benchmarks.machine import Busy, machine, others
 from benchmarks.report import CUDA, growth_plot, markdown, plot, table
 from benchmarks.side_by_side import measure
 from benchmarks.targets import verdicts
@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     problems = []
     for name in [] if options.report else options.names or _able(options.device):
-        began, about = time.monotonic(), machine()
+        began, before, about = time.monotonic(), Busy.now(), machine()
         found = _measured(name, options)
+        about["others"] = others(before)
         shown = name if options.device == "cpu" else name + CUDA
         results[shown] = {"machine": about, "minutes": round((time.monotonic() - began) / 60, 2), "found": found}
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The machine that figures come from: what it is, what is installed, how busy it is, and how fast it can be."""
+"""The machine that figures come from: what it is, what is installed, how busy others keep it, and how fast it can be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +17,7 @@ PACKAGES = ("bilevel", "torch", "numpy", "higher", "torchopt", "betty-ml", "jax"
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, versions, date and load (processes that want a core, mean of the last minute)."""
+    """Processor, cores, versions, date."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -25,7 +26,6 @@ def machine() -> dict[str, Any]:
         "absent": [name for name in PACKAGES if not _version(name)],
         **_accelerator(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "load": load(),
     }
 
 
@@ -36,9 +36,37 @@ def _accelerator() -> dict[str, str]:
     return {"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
-def load() -> float:
-    """The load of the last minute."""
-    return round(os.getloadavg()[0], 2)
+WORKING = (1, 2, 3, 6, 7, 8)
+"""in a line of /proc/stat: user, nice, system, interrupts, soft interrupts, stolen; idle and waiting are in between"""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Seconds of the processors that this process may use, by now: of all processes, and of this one with those that it has started and waited for."""
+
+    at: float
+    all: float
+    own: float
+
+    @classmethod
+    def now(cls) -> Busy | None:
+        """None where the system does not tell (it has no /proc/stat)."""
+        path = Path("/proc/stat")
+        if not path.exists():
+            return None
+        here = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        rows = [line.split()[:9] for line in path.read_text("ascii").splitlines() if line.split(" ", 1)[0] in here]
+        ticks = sum(int(row[place]) for row in rows for place in WORKING)
+        return cls(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4]))
+
+
+def others(before: Busy | None) -> float | None:
+    """How many cores other processes have kept busy since then, on average; None where that is not known."""
+    after = Busy.now()
+    if before is None or after is None:
+        return None
+    theirs = (after.all - before.all) - (after.own - before.own)
+    return round(max(0.0, theirs / (after.at - before.at)), 2)
 
 
 def rates(threads: int = 0, device: str = "cpu") -> dict[str, float]:

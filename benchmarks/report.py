@@ -25,8 +25,8 @@ oneDNN where that is faster; copies); `gap` is our fastest row over it. Take rat
 NO_GPU = """No table of a GPU is here: none of this has run on one yet. `make bench-gpu`, on a machine that has one, tests the
 CUDA graphs and adds W0, W1, W5 and W7 on that device, with floors by its own rates.
 """
-BUSY = 0.5
-"""mean load of the minute before a workload, beyond which it is marked; the workload before it in a run raises it too"""
+BUSY = 0.1
+"""cores that other processes kept busy while a workload ran, beyond which it is marked"""
 
 
 def markdown(results: Mapping[str, Any], plots: str) -> str:
@@ -54,10 +54,9 @@ def _about(name: str, result: Mapping[str, Any]) -> Iterator[str]:
         f"{machine['cores']} cores",
         *([found] if (found := machine.get("accelerator")) else []),
     ]
-    yield f"{machine['date']}, {', '.join(where)}, {machine['system']}, load {machine['load']}; {result['minutes']:.1f} minutes."
-    if machine["load"] > BUSY:
-        yield f"The load was above {BUSY} before it began: by the workload before it in the same run, or by something else."
-        yield "In the second case its figures are not to be quoted."
+    yield f"{machine['date']}, {', '.join(where)}, {machine['system']}; {result['minutes']:.1f} minutes."
+    if (others := machine.get("others")) is not None:
+        yield f"Other processes kept {others:.2f} cores busy meanwhile{'; its figures are not to be quoted' * (others > BUSY)}."
     yield f"Versions: {', '.join(f'{n} {v}' for n, v in machine['versions'].items())}."
     if machine["absent"]:
         yield f"Not installed: {', '.join(machine['absent'])}."

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import load, rates
+from benchmarks.machine import rates
 from benchmarks.workload import Side, Values, Workload
 
 
@@ -101,7 +101,6 @@ def _case(
     workload: Workload, values: Values, rounds: int, seconds: float, skip: Sequence[str], device: str
 ) -> dict[str, Any]:
     """One case; the sides start, two at a time, and then take turns."""
-    before = load()
     workers: list[Worker] = []
     here = [side for side in workload.sides if side.only in ("", device)]
     left_out = [side for side in here if any(text in side.name for text in skip)]
@@ -127,7 +126,7 @@ def _case(
         for worker in workers:
             worker.close()
     rows += [{"side": side.name, "ours": not side.needs, "problem": "left out (--skip)"} for side in left_out]
-    return {"values": dict(values), "load": [before, load()], "sides": rows}
+    return {"values": dict(values), "sides": rows}
 
 
 def _take_turns(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.catalogue import MODULES, workload
+from benchmarks.machine import Busy, others
 from benchmarks.report import CUDA, markdown, plot
 from benchmarks.targets import TARGETS, verdicts
 
@@ -29,7 +32,7 @@ def _case(name: str, own: float, others: float) -> dict[str, Any]:
         for side in workload(name.removesuffix(CUDA)).sides
     ]
     floor = {"seconds": own, "operations": 3.3e11, "bytes": 0.0, "of": "work"}
-    return {"values": {"T": 100}, "load": [0.0, 0.0], "sides": sides, "floor": floor}
+    return {"values": {"T": 100}, "sides": sides, "floor": floor}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -56,7 +59,7 @@ def test_the_page_has_table_floor_and_plot_of_every_workload(tmp_path: Path) -> 
         "processor": "p",
         "cores": 2,
         "system": "s",
-        "load": 2.0,
+        "others": 0.2,
         "versions": {},
         "absent": ["jax"],
     }
@@ -70,10 +73,32 @@ def test_the_page_has_table_floor_and_plot_of_every_workload(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("others", "shown"), [(100.0, 0), (0.5, 1)])
 def test_the_page_says_what_is_in_the_way_of_a_target_that_is_missed(others: float, shown: int) -> None:
-    machine = {"date": "today", "processor": "p", "cores": 2, "system": "s", "load": 0.0, "versions": {}, "absent": []}
+    machine = {
+        "date": "today",
+        "processor": "p",
+        "cores": 2,
+        "system": "s",
+        "others": 0.02,
+        "versions": {},
+        "absent": [],
+    }
     found = {"title": "about W4", "limits": "the products", "cases": [_case("W4", 1.0, others)]}
     page = markdown({"W4": {"machine": machine, "minutes": 1.0, "found": found}}, "plots")
     assert page.count("What is in the way: the products") == shown
+    assert "not to be quoted" not in page
+
+
+def test_the_work_of_others_is_told_from_our_own() -> None:
+    spin = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.6: pass"]
+    before = Busy.now()
+    if before is None:
+        pytest.skip("no /proc/stat")
+    subprocess.run(spin, check=True)  # waited for: ours
+    after = Busy.now()
+    assert after is not None
+    assert after.own - before.own >= 0.55
+    assert after.all - before.all >= after.own - before.own - 0.1
+    assert others(before) is not None
 
 
 @pytest.mark.parametrize(
