@@ -21,12 +21,14 @@ passes over memory. To find all this in the 260 operators of an adjoint of Adam 
 
 What this gives of a step lies side by side in one memory, and is joined without a copy in the next step and on its way
 back. The price: as long as one of these views is alive, all are. They are results of one kind (all weights, all
-momenta), which a run keeps and forgets together. A join may be a view of inputs, so nothing may be written over in such a
-graph. Inductor has no calls to save: the update joined takes 91 microseconds, as it is 60.
+momenta), which a run keeps and forgets together; of an array of which less than half are results, these are copied. A join
+may be a view of inputs, so nothing may be written over in such a graph. Inductor has no calls to save: the update joined
+takes 91 microseconds, as it is 60.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -37,7 +39,8 @@ import torch
 from torch import Tensor, fx
 
 from bilevel.backends.torch_func.trace.layouts import FIXED
-from bilevel.backends.torch_func.trace.nodes import arguments, aten, tensor_of
+from bilevel.backends.torch_func.trace.lifetimes import bytes_of, owners
+from bilevel.backends.torch_func.trace.nodes import arguments, aten, insert, tensor_of
 
 CALL = 1.3
 """microseconds of an operator on small arrays, run from Python text"""
@@ -72,6 +75,7 @@ EXACT = frozenset(
 )
 """operators that give a number the same bits wherever it is in an array; a sigmoid or a power gives others at its end"""
 NUMBERS = (torch.float32, torch.float64)
+PARTED = aten.unflatten_dense_tensors.default
 
 Row: TypeAlias = tuple[fx.Node, ...]
 """the nodes in the same place, one of every array"""
@@ -104,7 +108,19 @@ def flattened(module: fx.GraphModule) -> fx.GraphModule:
         known = _known(graph, flat)
     if flat.rows:
         graph.eliminate_dead_code()
+        _copy_few(graph)
     return module
+
+
+def _copy_few(graph: fx.Graph) -> None:
+    """Results that are less than half of their flat array become copies: kept for long, each would hold all of it."""
+    owner, output = owners(graph), next(node for node in graph.nodes if node.op == "output")
+    kept = Counter[fx.Node]()
+    for node in dict.fromkeys(output.args[0]):
+        kept[owner[node]] += bytes_of(node.meta["val"])
+    few = {one for one, size in kept.items() if one.target is PARTED and 2 * size < bytes_of(one.meta["val"])}
+    copies = {node: insert(output, aten.clone.default, node) for node in output.args[0] if owner[node] in few}
+    output.args = (tuple(copies.get(node, node) for node in output.args[0]),)
 
 
 def relaid(module: fx.GraphModule) -> fx.GraphModule:
@@ -364,7 +380,7 @@ def _parted(after: fx.Node, row: Row, like: Row, known: Known, flat: Flat) -> fx
     """The parts of a flat array, shaped as others are, in place of the nodes of a row; the last of them."""
     graph, whole, parts = after.graph, flat.rows[row], list[fx.Node]()
     with graph.inserting_after(after):
-        split = at = graph.call_function(aten.unflatten_dense_tensors.default, (whole, [*like]))
+        split = at = graph.call_function(PARTED, (whole, [*like]))
     split.meta["val"] = [node.meta["val"] for node in row]
     for number, node in enumerate(row):
         with graph.inserting_after(at):
