@@ -33,12 +33,14 @@ level meta {
 }
 schedule { adapt : MODE }
 """
-MODES = ["rmd", "rmd(store = residuals)", "rmd(window = 3)", "rmd(order = 1)", "leap(gamma = 0.9)", "fmd"]
+KEPT = "rmd(store = gradients)"
+MODES = ["rmd", "rmd(store = residuals)", KEPT, "rmd(window = 3)", "rmd(order = 1)", "leap(gamma = 0.9)", "fmd"]
 
 
 def sine(mode: str, duration: str = "for 9 steps", extra: str = "") -> str:
     extra += " + 0.01 * sqnorm(w - theta)" * ("window" in mode)  # by its start alone, theta is before every window
     text = SINE.replace("MODE", mode).replace("DURATION", duration).replace("EXTRA", extra)
+    text = text.replace("sgd(lr = 0.01, momentum = 0.5)", "adam(lr = 0.01)") if mode == KEPT else text
     return text.replace("1, 16, 16, 1", "1, 2, 1") if mode == "fmd" else text
 
 

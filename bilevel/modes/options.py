@@ -101,6 +101,16 @@ def checkpoint(values: dict[str, nodes.Expr]) -> int | Literal["sqrt", "binomial
     return whole(values, "checkpoint")
 
 
+def store(values: dict[str, nodes.Expr]) -> Literal["iterates", "gradients", "residuals"]:
+    """What is kept of every step."""
+    match word(values, "store", ("iterates", "gradients", "residuals")):
+        case "gradients":
+            return "gradients"
+        case "residuals":
+            return "residuals"
+    return "iterates"
+
+
 def is_number(values: dict[str, nodes.Expr], name: str) -> bool:
     """Whether an option is a plain number."""
     return isinstance(values.get(name), nodes.Number)
@@ -239,5 +249,5 @@ def named_mode(entry: ir.Entry) -> Mode:
         window=whole(values, "window"),
         checkpoint=checkpoint(values),
         update=word(values, "update", ("each",)) == "each",
-        store="residuals" if word(values, "store", ("iterates", "residuals")) == "residuals" else "iterates",
+        store=store(values),
     )

@@ -12,7 +12,7 @@ from typing import Literal
 from bilevel import ir
 from bilevel.costs import Formula
 from bilevel.facts import Entrance, LevelFacts
-from bilevel.kinds import kind, line_searches, stops, tests_gradient
+from bilevel.kinds import kind, line_searches, moves_by_next, stops, tests_gradient
 from bilevel.modes.base import SEARCHED, UNCOUNTED, Class, Unroll, Verdict, underived
 
 ALONG: tuple[Entrance, ...] = ("objective", "solver", "inner")
@@ -28,13 +28,14 @@ class Reverse:
     number of steps), or by the binomial rule. However many are spread evenly, every step is computed once more, so that
     the root, which holds least, is what a plan weighs, and no other number. `update = each` steps the outer solver after every window;
     `store = residuals` keeps all that the adjoint needs of every step, and with `checkpoint` of the run of steps between
-    two checkpoints that is just walked back.
+    two checkpoints that is just walked back. `store = gradients` keeps every step's gradient beside its state, so that the
+    way back does not compute it again.
     """
 
     order: Literal[1, 2] = 2
     window: int | None = None
     checkpoint: int | Literal["sqrt", "binomial", "auto"] | None = None
-    store: Literal["iterates", "residuals"] = "iterates"
+    store: Literal["iterates", "gradients", "residuals"] = "iterates"
     update: bool = False
 
     @property
@@ -71,6 +72,18 @@ class Reverse:
             if zero:
                 why = f"`{zero[0]}` enters only through the start, which the last {self.window} steps do not reach"
                 return Verdict(False, "path", why, "B404")
+        if self.store == "gradients":
+            return self._gradients(level, facts)
+        return self._storage(facts)
+
+    def _gradients(self, level: ir.Level, facts: LevelFacts) -> Verdict:
+        """Gradients are kept with all states, or those of a window, where there are any and the way back reads them."""
+        if self.checkpoint is not None or self.order == 1:
+            return Verdict(False, "semantics", "`store = gradients` goes with no other option but `window`")
+        if moves_by_next(level):
+            return Verdict(False, "semantics", "a step by `next` has no gradient to keep")
+        if not _reads_gradients(facts):
+            return Verdict(False, "semantics", "its update is linear in the gradient, which the way back does not read")
         return self._storage(facts)
 
     def _uncounted(self, facts: LevelFacts) -> Verdict:
@@ -84,7 +97,7 @@ class Reverse:
         if self.window is None or steps_of(level) % self.window:
             why = f"`update = each` needs a window that divides the {steps_of(level):g} steps of {level.name}"
             return Verdict(False, "semantics", why, "B506")
-        if self.checkpoint is not None or self.store == "residuals":
+        if self.checkpoint is not None or self.store != "iterates":
             return Verdict(False, "semantics", "`update = each` goes with `window` and `order` only", "B506")
         return Verdict(True)
 
@@ -129,6 +142,10 @@ class Reverse:
             return Formula(f"P*((T - {self.window})*g + {self.window}*r + G)", f"P*({self.window}*h + A)")
         if self.store == "residuals":
             return Formula("P*(T*r + G)", "P*(T*h + A)")
+        if self.store == "gradients" and self.window is not None:
+            return Formula(f"P*((T - {self.window})*g + {self.window}*b + G)", f"P*(2*{self.window}*s + A)")
+        if self.store == "gradients":
+            return Formula("P*(T*b + G)", "P*(2*T*s + A)")  # a gradient holds no more than a state
         if self.update:
             return Formula(f"P*(T*(g + b) + T/{self.window}*G)", f"P*({self.window}*s + A)")
         if self.order == 1:
@@ -144,22 +161,29 @@ class Reverse:
         return Formula("P*(T*(2*g + b) + G)", f"P*(({count} + {between})*s + A)")
 
     def lower(self, level: ir.Level, facts: LevelFacts) -> Unroll | None:
-        needs_value = not facts.linear or bool(facts.entering("solver"))
-        store: Literal["iterates", "residuals", "even", "binomial"] = self.store
+        needs_value = _reads_gradients(facts)
+        store: Literal["iterates", "residuals", "even", "binomial"] = (
+            "residuals" if self.store == "residuals" else "iterates"
+        )
         if self.checkpoint is not None:
             store = "binomial" if self.checkpoint == "binomial" else "even"
         count = self.checkpoint if isinstance(self.checkpoint, int) else None
         window = self.window if self.window is not None and (self.update or self.window < steps_of(level)) else None
+        value: Literal["again", "kept", "unused"]
         if self.order == 1:
-            value: Literal["again", "kept", "unused"] = (
-                "unused" if not needs_value else "again" if self.update else "kept"
-            )
+            value = "unused" if not needs_value else "again" if self.update else "kept"
             return Unroll("none", value, store, count, window, self.update)
         product: Literal["mixed", "reverse"] = (
             "mixed" if facts.symmetric and facts.forward is None and not _restricted(level) else "reverse"
         )
         pulled = self.checkpoint is not None and self.store == "residuals"
-        return Unroll(product, "again" if needs_value else "unused", store, count, window, self.update, pulled)
+        value = "kept" if self.store == "gradients" else "again" if needs_value else "unused"
+        return Unroll(product, value, store, count, window, self.update, pulled)
+
+
+def _reads_gradients(facts: LevelFacts) -> bool:
+    """Whether the way back through an update needs the value of the gradient."""
+    return not facts.linear or bool(facts.entering("solver"))
 
 
 def steps_of(level: ir.Level) -> float:
