@@ -23,6 +23,7 @@ from bilevel.backends.torch_func.coder import (
 from bilevel.backends.torch_func.forward import checkpoint_count, checkpoint_runs
 from bilevel.backends.torch_func.implicit import product_functions, pullback_body
 from bilevel.backends.torch_func.steps import (
+    carry_mark,
     keys,
     over_run,
     run_given,
@@ -110,11 +111,14 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
     cut = adjoint.window is not None
     alone = [] if cut else _start_only(coder, level)
     if adjoint.update:
-        zero = [Assign(f"d_{t}", f"zeros({t})") for t in names]
+        zero: list[Statement] = [Assign(f"d_{t}", f"zeros({t})") for t in names]
+        zero += _mark(coder, level, names)
         return [_no_solver(coder, level, adjoint), *zero, *_over_window(coder, level)]
     body: list[Statement] = [_no_solver(coder, level, adjoint)]
     body += [Assign("taken", "states[-1][-1]")] * (stopping.unrolled(coder, level) and adjoint.store != "residuals")
     body += [Assign(f"d_{t}", f"zeros({t})") for t in names if t not in alone]
+    if adjoint.store != "residuals" and not adjoint.pulled:
+        body += _mark(coder, level, [t for t in names if t not in alone])
     match adjoint.store:
         case "iterates":
             body += _over_states(coder, level, adjoint)
@@ -125,6 +129,11 @@ def _unrolled(coder: Coder, level: ir.Level, adjoint: Unroll, names: list[str]) 
         case "even" | "binomial":
             body += _over_checkpoints(coder, level, adjoint)
     return body if cut else [*body, *_pull_start(coder, level)]
+
+
+def _mark(coder: Coder, level: ir.Level, names: list[str]) -> list[Statement]:
+    """The mark of the cotangents of a walk, which makes all of the first ones but that of the last iterate."""
+    return [carry_mark(["d_solver", *(f"d_{t}" for t in names)])] * traceable(coder, level)
 
 
 def _no_solver(coder: Coder, level: ir.Level, adjoint: Unroll) -> Statement:
@@ -169,8 +178,11 @@ def _walk(coder: Coder, level: ir.Level, first: str, last: str, offset: str) -> 
         for name in map(coder.writer.name, level.names):
             some = f"[d_{name}_at.get(step) for step in steps]"  # by number of the step: a window has not all
             given[f"given_{name}_at"] = some if is_windowed(coder.plan, level) else f"within(d_{name}_at, steps)"
+    changed = _changed(coder, level)
+    if traceable(coder, level):
+        given |= {name: f"carry({name})" for name in changed}
     call = coder.call(f"{level.name}_back", **given)
-    left = ", ".join(_changed(coder, level))
+    left = ", ".join(changed)
     return [Loop("steps", f"reversed({runs(level, first, last)})", (Assign(left, call),))]
 
 

@@ -16,9 +16,12 @@ from bilevel.backends.torch_func.expressions import free_reads, mapped, paramete
 from bilevel.backends.torch_func.steps import (
     begin,
     carry,
+    carry_mark,
     cold_begins,
     count_text,
     each_step,
+    first_states,
+    given_up,
     gradient_of_step,
     keys,
     level_parameters,
@@ -81,9 +84,11 @@ def _by_steps(coder: Coder, level: ir.Level, step: Step) -> list[Function]:
         case Unroll() as adjoint:
             run = [] if tested else [run_function(coder, level, adjoint)]
             return [*run, _plain(coder, level, step, adjoint)]
-        case Implicit():
+        case Implicit(through=through):
             slopes = implicit.slope_functions(coder, level)
-            return [*slopes, run_function(coder, level), _plain(coder, level, step, None, ends=True)]
+            begun = through is not None or coder.plan.facts[level.name].iterates  # which may read the start
+            last = "1 if keep else 0" if begun else "0"
+            return [*slopes, run_function(coder, level), _plain(coder, level, step, None, last)]
     return [*([] if tested else [run_function(coder, level)]), _plain(coder, level, step, None)]
 
 
@@ -162,29 +167,41 @@ def run_function(coder: Coder, level: ir.Level, adjoint: Unroll | None = None) -
 
 
 def run_loop(coder: Coder, level: ir.Level, first: str, last: str, dropped: list[Statement]) -> list[Statement]:
-    """The steps first..last-1, run after run; `states` ends with the state before them."""
-    run = coder.call(f"{level.name}_run", state="states[-1]", **run_given(coder, level))
+    """The steps first..last-1, run after run; `states` ends with the state before them, dead where none is kept."""
+    state = given_up(coder, level, "states[-1]", "not keep")
+    run = coder.call(f"{level.name}_run", state=state, **run_given(coder, level))
     loop = (Assign("states[-1:]", run), *dropped)
     return [*keys(coder, level, last), Loop("steps", runs(level, first, last), loop)]
 
 
-def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, ends: bool = False) -> Function:
-    """All states, those of the last `window` steps, or with `ends` the first and the last."""
+def _last_loop(coder: Coder, level: ir.Level, first: str, last: str, kept: str) -> list[Statement]:
+    """The steps first..last-1 of which only the last state stays, behind the first `kept` states."""
+    state = given_up(coder, level, "states[-1]", "" if kept == "0" else f"len(states) > {kept}")
+    run = coder.call(f"{level.name}_run", state=state, keep="False", **run_given(coder, level))
+    loop = Assign("states" if kept == "0" else f"states[{kept}:]", run)
+    return [*keys(coder, level, last), Loop("steps", runs(level, first, last), (loop,))]
+
+
+def _plain(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll | None, ends: str = "") -> Function:
+    """All states, those of the last `window` steps, or the last behind the first `ends` states."""
     x = pack(own(coder, level))
     sparse = adjoint is not None and not coder.plan.facts[level.name].iterates
     window = adjoint.window if adjoint is not None and sparse else None
     dropped: list[Statement] = [If("not keep", (Assign("", "del states[:-1]"),))]
-    if ends:
-        dropped = [Assign("", "del states[1 if keep else 0 : -1]")]
-    elif window is not None:
+    if window is not None:
         dropped = [Assign("", f"del states[: -{window + 1} if keep else -1]")]
-    body: list[Statement] = [*begin(coder, level, x), Assign("states", f"[({x}, {slot(coder, level)})]")]
+    body: list[Statement] = begin(coder, level, x)
     if stopping.unrolled(coder, level):
-        body += [*_looped(coder, level, x, [*_one_move(coder, level, x, adjoint), *dropped])]
+        body.append(Assign("states", f"[({x}, {slot(coder, level)})]"))
+        body += _looped(coder, level, x, [*_one_move(coder, level, x, adjoint), *dropped])
+    elif ends:
+        body += [*first_states(coder, level, x), *[Assign("kept", ends)] * (ends != "0")]
+        body += _last_loop(coder, level, "0", steps_text(coder, level), "0" if ends == "0" else "kept")
     else:
-        body += run_loop(coder, level, "0", steps_text(coder, level), dropped)
+        body += [*first_states(coder, level, x), *run_loop(coder, level, "0", steps_text(coder, level), dropped)]
     body += [*stopping.close(coder, level), Return("states")]
-    return _function(coder, level, step, body, "all" if window is None else f"those of the last {window} steps")
+    kept = "all" if window is None else f"those of the last {window} steps"
+    return _function(coder, level, step, body, "the first and the last" if ends else kept)
 
 
 def _one_move(coder: Coder, level: ir.Level, x: str, adjoint: Unroll | None) -> list[Statement]:
@@ -266,18 +283,20 @@ def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
         Assign(f"({x}, {held}), pull", _pulled_call(coder, level)),
         Assign("", f"states.append(({x}, {held}, pull))"),
     )
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]")]
+    body = begin(coder, level, x)
     steps = steps_text(coder, level)
     adjoint = coder.plan.choices[level.name].adjoint
     window = adjoint.window if isinstance(adjoint, Unroll) else None
     if stopping.unrolled(coder, level):
+        body.append(Assign("states", f"[({x}, {held})]"))
         plain = (*_move(coder, level, x), Assign("states", f"[({x}, {held})]"))
         late = "keep" if window is None else f"keep and step >= {steps} - {window}"
         left_out = "not keep" if window is None else f"not ({late})"
         body += _looped(coder, level, x, [If(late, kept), If(left_out, plain)])
     else:
         first = "0" if window is None else f"max(0, {steps} - {window})"
-        body += [*_unkept(coder, level, f"{first} if keep else {steps}"), Assign(f"{x}, {held}", "states[-1]")]
+        body += [*first_states(coder, level, x), *_unkept(coder, level, f"{first} if keep else {steps}")]
+        body.append(Assign(f"{x}, {held}", "states[-1]"))
         body.append(each_step(coder, level, f"range(first, {steps})", [*step_body(coder, level), *kept]))
     body += [*stopping.close(coder, level), Return("states")]
     return _function(coder, level, step, body, "all, each with the vjp of the step before it")
@@ -285,8 +304,7 @@ def _with_residuals(coder: Coder, level: ir.Level, step: Step) -> Function:
 
 def _unkept(coder: Coder, level: ir.Level, first: str) -> list[Statement]:
     """The steps before the first that is kept, in runs."""
-    run = coder.call(f"{level.name}_run", state="states[-1]", keep="False", **run_given(coder, level))
-    loop = Loop("steps", runs(level, "0", "first"), (Assign("states", run),))
+    loop = _last_loop(coder, level, "0", "first", "0")[-1]
     return [*keys(coder, level, steps_text(coder, level)), Assign("first", first), loop]
 
 
@@ -327,7 +345,8 @@ def advance_functions(coder: Coder, level: ir.Level) -> list[Function]:
     """The states of the steps first..last, from the state before them."""
     run = run_function(coder, level)
     dropped: list[Statement] = [If("not keep", (Assign("", "del states[:-1]"),))]
-    body: list[Statement] = [Assign("states", "[state]"), *run_loop(coder, level, "first", "last", dropped)]
+    mark = [carry_mark([])] if traceable(coder, level) else []  # the first state is the caller's
+    body: list[Statement] = [Assign("states", "[state]"), *mark, *run_loop(coder, level, "first", "last", dropped)]
     inner = level_parameters(coder, level, ["draw", "run"])
     parameters = ["state", "first", "last", "taken", *(p for p in inner if p not in ("state", "keep")), "keep"]
     doc = f"The states of {level.name} from step first to step last: all, or only the last."
@@ -373,12 +392,12 @@ def _with_checkpoints(coder: Coder, level: ir.Level, step: Step, adjoint: Unroll
     advance = coder.call(f"{level.name}_advance", state=f"({x}, {held})", keep="False")
     state = f"together(({x}, {held}))" if adjoint.pulled and not carried(coder, level) else f"({x}, {held})"
     loop: tuple[Statement, ...] = (
-        Assign("", f"kept.append({state})"),
+        If("keep", (Assign("", f"kept.append({state})"),)),
         Assign(f"{x}, {held}", f"{advance}[-1]"),
     )
     body: list[Statement] = [*begin(coder, level, x), Assign("kept", "[]")]
-    body += [Loop("first, last", checkpoint_runs(adjoint, steps), loop)]
-    body.append(Return(f"[*kept, ({x}, {held})] if keep else [({x}, {held})]"))
+    body += [Loop("first, last", f"{checkpoint_runs(adjoint, steps)} if keep else [(0, {steps})]", loop)]
+    body.append(Return(f"[*kept, ({x}, {held})]"))
     return _function(coder, level, step, body, "those at the checkpoints and the last")
 
 
@@ -398,12 +417,16 @@ def _with_checkpoints_tested(coder: Coder, level: ir.Level, step: Step, adjoint:
 
 def _leaping(coder: Coder, level: ir.Level, step: Step, leap: Leaping) -> Function:
     """The teacher's states, then the point leapt to; of the student only the last iterates are held."""
-    x, held = pack(own(coder, level)), slot(coder, level)
+    x, steps = pack(own(coder, level)), steps_text(coder, level)
     first, last = leap.teacher + 1, leap.keep
-    dropped: list[Statement] = [If("not keep", (Assign("", "del states[:-1]"),))]
-    dropped.append(If("keep", (Assign("", f"del states[{first} : max({first}, len(states) - {last})]"),)))
-    body = [*begin(coder, level, x), Assign("states", f"[({x}, {held})]")]
-    body += [*run_loop(coder, level, "0", steps_text(coder, level), dropped), If("not keep", (Return("states"),))]
+    body = [*begin(coder, level, x), *first_states(coder, level, x)]
+    if first == last == 1:
+        body += [Assign("kept", "1 if keep else 0"), *_last_loop(coder, level, "0", steps, "kept")]
+    else:
+        dropped: list[Statement] = [If("not keep", (Assign("", "del states[:-1]"),))]
+        dropped.append(If("keep", (Assign("", f"del states[{first} : max({first}, len(states) - {last})]"),)))
+        body += run_loop(coder, level, "0", steps, dropped)
+    body.append(If("not keep", (Return("states"),)))
     student = f"[state[0] for state in states[-{last}:]]"
     points = f"leap_points(states[{leap.teacher}][0], {student}, {leap.gammas!r}, {leap.weights!r})"
     body.append(Assign("points", points))

@@ -15,6 +15,7 @@ from bilevel.backends.torch_func.expressions import free_reads, mapped, paramete
 from bilevel.backends.torch_func.steps import (
     begin,
     carry,
+    carry_mark,
     count_text,
     each_step,
     gradient_call,
@@ -23,6 +24,7 @@ from bilevel.backends.torch_func.steps import (
     level_parameters,
     step_body,
     targets,
+    zeros_made,
 )
 from bilevel.kinds import kind, line_searches
 from bilevel.modes import Implicit
@@ -136,6 +138,7 @@ def _until(coder: Coder, level: ir.Level, step: Step) -> Function:
     if searches:
         body.append(Assign(x, valued.search_text(coder, level, stopping.tolerance(coder, duration), cap)))
     else:
+        body += [carry_mark(zeros_made(level))] if _is_carried(level) else []
         body += [
             *keys(coder, level, cap),
             Assign("active, taken", "True, 0"),
@@ -168,10 +171,17 @@ def _one_step(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
         lines: list[Statement] = [*step_body(coder, level), Assign("moved", call), *stopping.test(coder, level, x)]
         return [*lines, Assign(x, f"where_each(active, moved, {x})")]
     lines = [*step_body(coder, level), gradient_of_step(coder, level, "step_key")]
-    update = coder.call(f"{level.name}_update", variables=x, count=f"counted({count_text(coder, level)})")
-    moved = f"where_each(active, {update}, ({x}, solver))"
-    lines += [*stopping.test(coder, level, x), Assign(f"{x}, solver", moved)]
+    given = {"solver": "solver", stopping.packed(coder, level): x}
+    given = {name: f"carry({text})" for name, text in given.items()} if _is_carried(level) else given
+    moved = coder.call(f"{level.name}_update", **given, count=f"counted({count_text(coder, level)})")
+    moved = moved if _is_carried(level) else f"where_each(active, {moved}, ({x}, solver))"
+    lines += [*stopping.test(coder, level, x), Assign(f"{x}, solver", moved), Assign("", "del gradient")]
     return [*lines, *carry(coder, level, True)]
+
+
+def _is_carried(level: ir.Level) -> bool:
+    """Whether nothing reads the old state after a step: one copy goes on, where several may have to stay."""
+    return not level.batched and kind(level) != "fixed point"
 
 
 # ---- implicit differentiation --------------------------------------------------------------------------------

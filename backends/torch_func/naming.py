@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 OWN = frozenset(
     """build torch vmap grad vjp jvp grad_and_value functional_call key keys step steps state states solver count
-    gradient value begin keep cotangent pull curvature Tensor NamedTuple Any nn math device dtype self seed report
+    gradient value begin keep carry cotangent pull curvature Tensor NamedTuple Any nn math device dtype self seed report
     program Phase Program Report index moved more number np namedtuple variables level_key inner_key carried first last dropped free moved ends notes
     kept back directions tangents slope active residual solved product fixed gamma points weight found place
     solve estimate values noise taken waited places members scores parents kernels run drawn passed given

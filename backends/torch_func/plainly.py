@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 Plainly: TypeAlias = Callable[..., Any]
+Carried: TypeAlias = Callable[..., Any]
 
 
 class Plain:
@@ -24,9 +25,22 @@ class Plain:
         """The function itself."""
         return function
 
+    def carry(self, *made: Any) -> Carried:
+        """What a loop gives its state to a step with: `carry(state, dead)`, `dead` if nothing reads it after the step.
+
+        A kernel may write the next state over a dead one: over what kernels have made of states that came this way, and
+        over `made`, which the loop made itself and nobody else has. Never over a start, which may be somebody else's.
+        """
+        return as_it_is
+
     def runs(self, level: str, first: int, last: int) -> list[range]:
         """The steps first..last-1 of a level, as runs of steps that are computed together."""
         return [range(step, step + 1) for step in range(first, last)]
+
+
+def as_it_is(state: Any, dead: bool = True) -> Any:
+    """The state: functions as they are write over nothing."""
+    return state
 
 
 class Count(int):

@@ -149,6 +149,11 @@ def state(writer: Writer, level: ir.Level, solver: ir.Solver, x: str) -> str:
     return f"{solver.name}_state({x}{_momentum(writer, solver)})" if solver.name in STATEFUL else "()"
 
 
+def makes_zeros(solver: ir.Solver) -> bool:
+    """Whether the state before the first step is new zeros, and not what a part of the user's gives."""
+    return solver.part is None and solver.learned is None and solver.name in STATEFUL
+
+
 def _momentum(writer: Writer, solver: ir.Solver) -> str:
     """The argument that says whether sgd has a velocity; momentum that a step computes is not known before it."""
     momentum = solver.arguments.get("momentum")

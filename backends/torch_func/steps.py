@@ -20,6 +20,7 @@ from bilevel.backends.torch_func.coder import (
 )
 from bilevel.backends.torch_func.expressions import write
 from bilevel.backends.torch_func.levels import cold_begin, solver_state
+from bilevel.backends.torch_func.solver_text import makes_zeros
 from bilevel.kinds import moves_by_next
 
 
@@ -169,6 +170,31 @@ def begin(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
     cold = [Assign(x, f"stop({start})"), *cold]
     goes_on = Assign(f"{x}, {slot(coder, level)}", f"stop({given}[:2])")
     return [If(f"not {given}", tuple(cold)), If(given, (goes_on,))]
+
+
+def carry_mark(made: list[str]) -> Assign:
+    """The mark of the states of a loop, which made some of the first one itself; a start may be somebody else's."""
+    return Assign("carry", f"kernels.carry({', '.join(made)})", "kernels may write over states that it says are dead")
+
+
+def zeros_made(level: ir.Level) -> list[str]:
+    """The solver's state by name, where it begins with zeros that a solve has made itself."""
+    solvers = level.phases[0].solvers
+    return ["solver"] * (not is_warm(level) and not moves_by_next(level) and all(map(makes_zeros, solvers)))
+
+
+def first_states(coder: Coder, level: ir.Level, x: str) -> list[Statement]:
+    """The list of states before the first step, which no other name holds, and the mark of those that come."""
+    mark = [carry_mark(zeros_made(level))] if traceable(coder, level) else []
+    names = ", ".join([*own(coder, level), "solver"])
+    return [Assign("states", f"[({x}, {slot(coder, level)})]"), *mark, Assign("", f"del {names}")]
+
+
+def given_up(coder: Coder, level: ir.Level, state: str, dead: str = "") -> str:
+    """A state as a run of steps is given it; `dead`: what says that nothing reads it afterwards, as text."""
+    if not traceable(coder, level):
+        return state
+    return f"carry({state}{f', {dead}' if dead else ''})"
 
 
 def cold_begins(coder: Coder, level: ir.Level) -> list[Statement]:

@@ -837,6 +837,9 @@ def torch_optimize(
 Plainly: TypeAlias = Callable[..., Any]
 
 
+Carried: TypeAlias = Callable[..., Any]
+
+
 class Plain:
     """Runs every function as it is, one step in each run."""
 
@@ -848,9 +851,22 @@ class Plain:
         """The function itself."""
         return function
 
+    def carry(self, *made: Any) -> Carried:
+        """What a loop gives its state to a step with: `carry(state, dead)`, `dead` if nothing reads it after the step.
+
+        A kernel may write the next state over a dead one: over what kernels have made of states that came this way, and
+        over `made`, which the loop made itself and nobody else has. Never over a start, which may be somebody else's.
+        """
+        return as_it_is
+
     def runs(self, level: str, first: int, last: int) -> list[range]:
         """The steps first..last-1 of a level, as runs of steps that are computed together."""
         return [range(step, step + 1) for step in range(first, last)]
+
+
+def as_it_is(state: Any, dead: bool = True) -> Any:
+    """The state: functions as they are write over nothing."""
+    return state
 
 
 class Count(int):
@@ -1011,10 +1027,12 @@ def build(net, data, device="cpu", dtype=torch.float32, kernels=Plain()):
         w = train_start(key)
         solver = sgd_state(w, 0.9)
         states = [(w, solver)]
+        carry = kernels.carry(solver)  # kernels may write over states that it says are dead
+        del w, solver
         keys = fold(key, numbers(500, key))
         for steps in kernels.runs("train", 0, 500):
             states[-1:] = train_run(
-                states[-1],
+                carry(states[-1], not keep),
                 steps,
                 within(keys, steps),
                 [train_draw(step_key) for step, step_key in zip(steps, within(keys, steps))],
@@ -1055,6 +1073,7 @@ def build(net, data, device="cpu", dtype=torch.float32, kernels=Plain()):
         d_solver = zeros(states[-1][1])
         d_decay = zeros(decay)
         d_lr = zeros(lr)
+        carry = kernels.carry(d_solver, d_decay, d_lr)  # kernels may write over states that it says are dead
         keys = fold(key, numbers(len(states) - 1, key))
         for steps in reversed(kernels.runs("train", 0, len(states) - 1)):
             d_w, d_solver, d_decay, d_lr = train_back(
@@ -1062,10 +1081,10 @@ def build(net, data, device="cpu", dtype=torch.float32, kernels=Plain()):
                 steps,
                 within(keys, steps),
                 [train_draw(step_key) for step, step_key in zip(steps, within(keys, steps))],
-                d_w,
-                d_solver,
-                d_decay,
-                d_lr,
+                carry(d_w),
+                carry(d_solver),
+                carry(d_decay),
+                carry(d_lr),
                 decay,
                 lr,
             )

@@ -830,6 +830,9 @@ def torch_optimize(
 Plainly: TypeAlias = Callable[..., Any]
 
 
+Carried: TypeAlias = Callable[..., Any]
+
+
 class Plain:
     """Runs every function as it is, one step in each run."""
 
@@ -841,9 +844,22 @@ class Plain:
         """The function itself."""
         return function
 
+    def carry(self, *made: Any) -> Carried:
+        """What a loop gives its state to a step with: `carry(state, dead)`, `dead` if nothing reads it after the step.
+
+        A kernel may write the next state over a dead one: over what kernels have made of states that came this way, and
+        over `made`, which the loop made itself and nobody else has. Never over a start, which may be somebody else's.
+        """
+        return as_it_is
+
     def runs(self, level: str, first: int, last: int) -> list[range]:
         """The steps first..last-1 of a level, as runs of steps that are computed together."""
         return [range(step, step + 1) for step in range(first, last)]
+
+
+def as_it_is(state: Any, dead: bool = True) -> Any:
+    """The state: functions as they are write over nothing."""
+    return state
 
 
 class Count(int):
@@ -1004,8 +1020,10 @@ def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
         phi = adapt_start(theta, task)
         solver = sgd_state(phi)
         states = [(phi, solver)]
+        carry = kernels.carry(solver)  # kernels may write over states that it says are dead
+        del phi, solver
         for steps in kernels.runs("adapt", 0, adapt_steps):
-            states[-1:] = adapt_run(states[-1], steps, task, keep)
+            states[-1:] = adapt_run(carry(states[-1], not keep), steps, task, keep)
             if not keep:
                 del states[:-1]
         return states
@@ -1041,8 +1059,9 @@ def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
     def adapt_pullback(states, d_phi, theta, task):  # maml.bl:16
         """Cotangents of theta from those of what adapt solves for; forward over reverse: both products from one jvp of the gradient."""
         d_solver = zeros(states[-1][1])
+        carry = kernels.carry(d_solver)  # kernels may write over states that it says are dead
         for steps in reversed(kernels.runs("adapt", 0, len(states) - 1)):
-            d_phi, d_solver = adapt_back(within(states, steps), steps, d_phi, d_solver, task)
+            d_phi, d_solver = adapt_back(within(states, steps), steps, carry(d_phi), carry(d_solver), task)
         (d_theta,) = adapt_start_pullback(d_phi, theta, task)
         return d_theta
 

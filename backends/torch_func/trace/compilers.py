@@ -13,7 +13,7 @@ with MKL's products, on one core).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
@@ -30,7 +30,7 @@ from bilevel.backends.torch_func.trace.joins import turned_joins
 from bilevel.backends.torch_func.trace.libraries import chosen
 from bilevel.backends.torch_func.trace.nodes import aten
 from bilevel.backends.torch_func.trace.pieces import compiled_alone, in_pieces
-from bilevel.backends.torch_func.trace.reuse import reused
+from bilevel.backends.torch_func.trace.reuse import reused, stored, written
 from bilevel.backends.torch_func.trace.slices import LARGE, Loop, sliced
 from bilevel.errors import fail, pass_on
 from bilevel.garbage import uncollected
@@ -60,14 +60,27 @@ MOST_KEPT = 64 << 20
 """The most bytes that those operators make: one graph keeps for the way back what it has computed on the way forth."""
 
 
-@uncollected()
 def compiled(traced: Traced, inputs: list[Tensor], kind: Kind) -> Compiled:
     """The graph as a function of its inputs; its products are given to who is fastest at them."""
+    return compiled_over(traced, inputs, kind, ())[0]
+
+
+@uncollected()
+def compiled_over(
+    traced: Traced, inputs: list[Tensor], kind: Kind, dead: Collection[int]
+) -> tuple[Compiled, tuple[int, ...]]:
+    """The graph as a function of its inputs, and those of the `dead` inputs that it writes results over.
+
+    `dead`: of the graph's inputs those that nothing reads afterwards, and that are no results.
+    """
     if not any(node.op == "call_function" for node in traced.module.graph.nodes) or base(kind) == "fx":
-        return _as_text(traced.module, _is_here(inputs), traced.bytes >= LARGE)
+        return _as_text(traced.module, _is_here(inputs), traced.bytes >= LARGE, dead)
     if inputs and inputs[0].device.type != "cpu":
-        return _by_inductor(traced.module, inputs, {})
-    return _in_slices(traced, inputs) or _compiled(traced.module, inputs)
+        return _by_inductor(traced.module, inputs, {}), ()
+    in_slices = _in_slices(traced, inputs)
+    if in_slices is not None or not dead:
+        return in_slices or _compiled(traced.module, inputs), ()
+    return _compiled_over(traced.module, inputs, dead)
 
 
 def _in_slices(traced: Traced, inputs: list[Tensor]) -> Compiled | None:
@@ -85,6 +98,22 @@ def _in_slices(traced: Traced, inputs: list[Tensor]) -> Compiled | None:
 def loops_of(module: fx.GraphModule) -> list[Loop]:
     """The loops over slices that a graph runs."""
     return [loop for loop in module.children() if isinstance(loop, Loop)]
+
+
+def _compiled_over(
+    module: fx.GraphModule, inputs: list[Tensor], dead: Collection[int]
+) -> tuple[Compiled, tuple[int, ...]]:
+    """A graph on a CPU by Inductor, which stores some of its results in dead inputs; and these."""
+    module = _copied(module)  # whoever has the graph too would write over inputs as well
+    places = stored(module, dead)
+    # Inputs that are one tensor now are taken to be so ever after by who compiles writes to them.
+    run = _compiled(module, [torch.empty_like(one) for one in inputs])
+
+    def whole(*given: Tensor) -> list[Tensor]:
+        made = iter(run(*given))
+        return [next(made) if place is None else given[place] for place in places]
+
+    return whole, tuple(place for place in places if place is not None)
 
 
 def _compiled(given: fx.GraphModule, inputs: list[Tensor]) -> Compiled:
@@ -136,20 +165,39 @@ def _told(error: Exception) -> Exception:
     )
 
 
-def _as_text(module: fx.GraphModule, is_here: bool, is_large: bool) -> Compiled:
+def _as_text(
+    module: fx.GraphModule, is_here: bool, is_large: bool, dead: Collection[int]
+) -> tuple[Compiled, tuple[int, ...]]:
     """The graph by its own Python text: on a CPU a large one in slices, with results written over what is not read again.
 
     One of small arrays with fewer operators, since the time is that of asking for them.
     """
-    module = sliced(module) if is_here and is_large else module
+    if is_here and is_large:
+        return _large_as_text(_copied(module) if dead else module, dead)
+    chosen(module, inductor=False)
+    if is_here:
+        _with_fewer(module)
+    return module.forward, ()
+
+
+def _large_as_text(module: fx.GraphModule, dead: Collection[int]) -> tuple[Compiled, tuple[int, ...]]:
+    """A large graph by its text, and the dead inputs that it writes over."""
+    module = sliced(module)
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     for part in (module, *(loop.body for loop in loops_of(module))):
         chosen(part, inductor=False)
-        if is_here and is_large:
-            reused(part)
-        elif is_here:
-            _with_fewer(part)
-    forward: Compiled = module.forward
-    return forward
+        reused(part, [inputs[place] for place in dead] if part is module else ())
+    over = written(module)
+    if not set(over) <= set(dead):
+        raise ValueError("a graph writes over an input that somebody may read")
+    return module.forward, over
+
+
+def _copied(module: fx.GraphModule) -> fx.GraphModule:
+    """The same operators in a graph of their own."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return fx.GraphModule(module, graph)
 
 
 def _with_fewer(module: fx.GraphModule) -> None:

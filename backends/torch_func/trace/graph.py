@@ -80,13 +80,13 @@ def trace(function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list
             )(*inputs)
 
     module = made()
-    held = _constants(module)
-    if held and not all(_unchanged(a, b) for a, b in zip(held, _constants(made()), strict=True)):
+    held = constants(module)
+    if held and not all(_unchanged(a, b) for a, b in zip(held, constants(made()), strict=True)):
         raise TypeError("it makes tensors of values that torch cannot follow")
     return _reduced(module, forms[-1])
 
 
-def _constants(module: fx.GraphModule) -> list[Tensor]:
+def constants(module: fx.GraphModule) -> list[Tensor]:
     """Tensors that a graph holds: data and buffers from outside, and literals in the code."""
     return [getattr(module, node.target) for node in module.graph.nodes if node.op == "get_attr"]
 

@@ -7,7 +7,7 @@ it calls become kernels. Kernels are kept by the form of their arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel.backends.torch_func.plainly import Carried, as_it_is
 from bilevel.backends.torch_func.trace import parity
+from bilevel.backends.torch_func.trace.carries import (
+    Carry,
+    Given,
+    is_marked,
+    made_inside,
+    spendable,
+    unmarked,
+    writable,
+)
 from bilevel.backends.torch_func.trace.compilers import (
     LARGEST,
     LARGEST_WHOLE,
@@ -25,9 +35,9 @@ from bilevel.backends.torch_func.trace.compilers import (
     Compiled,
     Kind,
     begin,
-    compiled,
+    compiled_over,
 )
-from bilevel.backends.torch_func.trace.graph import Traced, reason_of, trace
+from bilevel.backends.torch_func.trace.graph import Traced, constants, reason_of, trace
 from bilevel.backends.torch_func.trace.replays import Replays
 from bilevel.backends.torch_func.trace.signature import Key, as_tensor, filled, flatten, mapped
 from bilevel.errors import fail, pass_on
@@ -53,6 +63,10 @@ class Made:
     reason: str = ""
     unrecorded: str = ""
     """why a kernel is no graph of the device where graphs were asked for"""
+    over: frozenset[int] = frozenset()
+    """the leaves of the arguments that it writes over"""
+    fresh: tuple[int, ...] = ()
+    """of what `run` gives, the arrays that it makes itself; known where a loop gives its state"""
 
 
 @dataclass
@@ -92,6 +106,14 @@ class Kernels:
 
         return Pulled(self, function)
 
+    def carry(self, *made: Any) -> Carried:
+        """The mark of a loop's own states, for which `Plain.carry` says what it means."""
+        return Carry(self._makes, made) if self._makes() else as_it_is
+
+    def _makes(self) -> bool:
+        """Whether a function that is called now may be a kernel."""
+        return not (self.plain or self.idle or self.kind == "none" or transformed())
+
     def runs(self, level: str, first: int, last: int) -> list[range]:
         """The steps first..last-1 in runs as long as a kernel, then one by one."""
         size = 1 if self.plain or self.idle or self.kind == "none" else self.sizes.get(level, 1)
@@ -127,13 +149,18 @@ class Kernels:
         finally:
             self.idle = before
 
-    def compiled(self, traced: Traced, inputs: list[Tensor]) -> tuple[Compiled, str]:
-        """A graph as a function of its inputs, of this kind; why it is not recorded where it should be."""
-        run = compiled(traced, inputs, self.kind)
+    def compiled(
+        self, traced: Traced, inputs: list[Tensor], dead: Collection[int] = ()
+    ) -> tuple[Compiled, str, tuple[int, ...]]:
+        """A graph as a function of its inputs, of this kind; why it is not recorded where it should be.
+
+        Last, which of the `dead` inputs it writes results over; a recording has buffers of its own, and writes over none.
+        """
+        run, over = compiled_over(traced, inputs, self.kind, () if self.replays is not None else dead)
         if self.replays is None or not traced.size:
-            return run, ""
+            return run, "", over
         found = self.replays.replayed(traced, run, inputs)
-        return (run, found) if isinstance(found, str) else (found, "")
+        return (run, found, ()) if isinstance(found, str) else (found, "", ())
 
     def note_size(self, name: str, one: Traced) -> None:
         """How many steps of a level a kernel may have, from the operators in one step of one of its functions.
@@ -164,11 +191,29 @@ class Kernel:
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function gives, by a kernel unless somebody differentiates or batches the call."""
+        if is_marked(arguments):
+            return self._carried(unmarked(arguments))
         leaves: list[Any] = []
         made = self._found(arguments, leaves)
         if made is None or made.run is None or made.traced is None:
             return self.function(*arguments)
-        return _result(made.traced, made.run, self._inputs(leaves))
+        inputs = self._inputs(leaves)
+        return _result(made.traced, made.run(*_read(made.traced, inputs)), inputs)
+
+    def _carried(self, given: Given) -> Any:
+        """What the function gives for a loop's state, written over it where nothing reads it any more."""
+        self.kernels.calls += 1
+        made = self._known(given.arguments, given.leaves, (given.form, given.marked), given)
+        if made is None or made.run is None or made.traced is None:
+            given.carry.keep((), ())
+            return self.function(*given.arguments)
+        inputs = writable(self._inputs(given.leaves), made.over, given)
+        found = made.run(*_read(made.traced, inputs))
+        if made.over:
+            given.carry.keep((*found, *inputs), [found[place] for place in made.fresh])
+        else:
+            given.carry.keep((), ())
+        return _result(made.traced, found, inputs)
 
     def _found(self, arguments: tuple[Any, ...], leaves: list[Any]) -> Made | None:
         """What became of the function for arguments of this form, which fill `leaves`; None where it runs as it is."""
@@ -179,14 +224,20 @@ class Kernel:
         if kernels.plain:
             self._count(arguments)
             return None
-        key = flatten(arguments, leaves)
+        return self._known(arguments, leaves, flatten(arguments, leaves))
+
+    def _known(
+        self, arguments: tuple[Any, ...], leaves: list[Any], key: Key, given: Given | None = None
+    ) -> Made | None:
+        """What became of the function for these arguments; `given` where a loop gives its state."""
         if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in leaves):
             return None
         made = self.made.get(key)
         if made is None:
-            made = self._make(arguments, leaves, key)
+            own = (key,) if given is None else (given.form, given)
+            made = self._make(arguments, leaves, *own)
             self.made[key] = made
-            kernels.made.append(made)
+            self.kernels.made.append(made)
         return made
 
     def _inputs(self, leaves: list[Any]) -> list[Tensor]:
@@ -212,8 +263,8 @@ class Kernel:
         self.kernels.operators += steps * (one.size if one is not None else LARGEST_WHOLE[self.kernels.kind] + 1)
         self.kernels.bytes += steps * (one.bytes if one is not None else 0)
 
-    def _make(self, arguments: tuple[Any, ...], leaves: list[Any], key: Key) -> Made:
-        """A kernel for arguments of this form, or the reason why there is none."""
+    def _make(self, arguments: tuple[Any, ...], leaves: list[Any], form: Key, given: Given | None = None) -> Made:
+        """A kernel for arguments of this form, or the reason why there is none; `given` where a loop gives its state."""
         if len(self.made) >= MOST:
             return Made(self.name, 0, reason=f"more than {MOST} forms of arguments")
         begin(self.kernels.kind, self.kernels.device, self.kernels.dtype)
@@ -225,17 +276,23 @@ class Kernel:
         if calls > CALLS and not short:
             return Made(self.name, 0, reason=f"{calls} functions inside")
         try:
-            traced = self.traces.get(key) or trace(self.function, arguments, leaves, self.kernels.dtype)
+            traced = self.traces.get(form) or trace(self.function, arguments, leaves, self.kernels.dtype)
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
             pass_on(error)
             return Made(self.name, 0, reason=reason_of(error))
         inputs = self._inputs(leaves)
-        run, unrecorded = self.kernels.compiled(traced, [inputs[place] for place in traced.inputs])
+        dead = [] if given is None else spendable(traced, inputs, given.marked)
+        run, unrecorded, over = self.kernels.compiled(traced, _read(traced, inputs), dead)
+        places = frozenset(traced.inputs[number] for number in over)
+        inputs = [one.clone() if place in places else one for place, one in enumerate(inputs)]
+        found = run(*_read(traced, inputs))
         try:
-            self.check(arguments, leaves, expected, _result(traced, run, inputs))
+            self.check(arguments, leaves, expected, _result(traced, found, inputs))
         except parity.Unlike:
             return Made(self.name, 0, reason="equal arguments do not always give the same")
-        return Made(self.name, traced.size, run, traced, unrecorded=unrecorded)
+        others = (*(one for place, one in enumerate(inputs) if place not in places), *constants(traced.module))
+        fresh = () if given is None else made_inside(found, others)
+        return Made(self.name, traced.size, run, traced, unrecorded=unrecorded, over=places, fresh=fresh)
 
     def check(self, arguments: tuple[Any, ...], leaves: list[Any], expected: Any, found: Any) -> None:
         """B711: a kernel that gives something else than its function is not used, and the run ends."""
@@ -273,7 +330,11 @@ def transformed() -> bool:
     return inside
 
 
-def _result(traced: Traced, run: Compiled, inputs: list[Tensor]) -> Any:
+def _read(traced: Traced, inputs: list[Tensor]) -> list[Tensor]:
+    """The inputs that the graph reads."""
+    return [inputs[place] for place in traced.inputs]
+
+
+def _result(traced: Traced, found: Sequence[Tensor], inputs: list[Tensor]) -> Any:
     """The result of a kernel as a tree."""
-    found = run(*[inputs[place] for place in traced.inputs])
     return filled(traced.form, [inputs[place] if given else found[place] for given, place in traced.sources])

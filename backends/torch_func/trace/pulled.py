@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel.backends.torch_func.trace.carries import Given
 from bilevel.backends.torch_func.trace.compilers import Compiled
 from bilevel.backends.torch_func.trace.graph import reason_of, trace
 from bilevel.backends.torch_func.trace.halves import Half, halves, random_like
@@ -70,7 +71,7 @@ class Pulled(Kernel):
 
         return pair.ahead.result(inputs, found), pull
 
-    def _make(self, arguments: tuple[Any, ...], leaves: list[Any], key: Key) -> Made:
+    def _make(self, arguments: tuple[Any, ...], leaves: list[Any], form: Key, given: Given | None = None) -> Made:
         """Both kernels for arguments of this form, or the reason why there are none."""
         if len(self.made) >= MOST:
             return Made(self.name, 0, reason=f"more than {MOST} forms of arguments")
@@ -78,29 +79,30 @@ class Pulled(Kernel):
             results, pull = self.function(*arguments)
             cotangent = random_like(results)
             expected = (results, pull(cotangent))
-        given, both = (*arguments, cotangent), list(leaves)
-        form = flatten(cotangent, both)
+        taken, both = (*arguments, cotangent), list(leaves)
+        pulled = flatten(cotangent, both)
         try:
-            traced = trace(self._whole, given, both, self.kernels.dtype)
+            traced = trace(self._whole, taken, both, self.kernels.dtype)
             ahead, back = halves(traced, len(leaves))
         except Exception as error:  # noqa: BLE001 - whatever tracing raises is the reason
             pass_on(error)
             return Made(self.name, 0, reason=reason_of(error))
-        pair = self._compiled(ahead, back, self._inputs(both), len(leaves), form)
+        pair = self._compiled(ahead, back, self._inputs(both), len(leaves), pulled)
         found, pull = self._both(pair, arguments, self._inputs(leaves))
         whole = Kernel(self.kernels, self._whole)
         whole.name = self.name
-        whole.check(given, both, expected, (found, pull(cotangent)))
+        whole.check(taken, both, expected, (found, pull(cotangent)))
         self.pairs[id(traced)] = pair
         return Made(self.name, traced.size, pair.run_ahead, traced, unrecorded=pair.unrecorded)
 
     def _compiled(self, ahead: Half, back: Half, inputs: list[Tensor], first: int, form: Key) -> Pair:
         """Both halves compiled, the second for such residuals as the first one gives; leaves of the cotangent from `first`."""
         given = [inputs[place] for place in ahead.traced.inputs]
-        run, why = self.kernels.compiled(ahead.traced, given)
+        run, why, _ = self.kernels.compiled(ahead.traced, given)
         found = run(*given)
         kept = list(found[len(found) - ahead.kept :])
-        run_back, why_back = self.kernels.compiled(back.traced, [*kept, *[inputs[p] for p in back.traced.inputs]])
+        given = [*kept, *[inputs[p] for p in back.traced.inputs]]
+        run_back, why_back, _ = self.kernels.compiled(back.traced, given)
         taken, sources = back.traced.inputs, back.traced.sources
         read = tuple(sorted({p for p in (*taken, *[p for is_given, p in sources if is_given]) if p < first}))
         at = {place: number for number, place in enumerate((*read, *range(first, len(inputs))))}
