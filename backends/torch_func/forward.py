@@ -11,13 +11,13 @@ import dataclasses
 from bilevel import ir
 from bilevel.backends.source import Assign, Function, If, Loop, Return, Statement
 from bilevel.backends.torch_func import draws, implicit, populations, stopping, windows
+from bilevel.backends.torch_func.closed_forms import closed_form_function
 from bilevel.backends.torch_func.coder import Coder, carried, is_warm, own, pack, per, slot, steps_text
 from bilevel.backends.torch_func.expressions import free_reads, mapped, parameters_of, write
 from bilevel.backends.torch_func.steps import (
     begin,
     carry,
     carry_mark,
-    cold_begins,
     count_text,
     each_step,
     first_states,
@@ -36,7 +36,6 @@ from bilevel.backends.torch_func.steps import (
 from bilevel.dsl.noises import without_noise
 from bilevel.kinds import is_searched, kind, moves_by_next, tests_gradient
 from bilevel.modes import Implicit, Leaping, Tangents, Unroll
-from bilevel.modes.closed_form import formula
 from bilevel.plan import Step
 
 
@@ -47,7 +46,7 @@ def forward_functions(coder: Coder, step: Step) -> list[Function]:
         return populations.nested_functions(coder, level, step)
     match kind(level):
         case "closed form":
-            return [_closed_form(coder, level, step)]
+            return [closed_form_function(coder, level, step)]
         case "until" | "fixed point" if not stopping.unrolled(coder, level):
             return implicit.until_functions(coder, level, step)
     return [*_slope_functions(coder, level), *_by_steps(coder, level, step)]
@@ -306,36 +305,6 @@ def _unkept(coder: Coder, level: ir.Level, first: str) -> list[Statement]:
     """The steps before the first that is kept, in runs."""
     loop = _last_loop(coder, level, "0", "first", "0")[-1]
     return [*keys(coder, level, steps_text(coder, level)), Assign("first", first), loop]
-
-
-def _closed_form(coder: Coder, level: ir.Level, step: Step) -> Function:
-    """The stationary point: from one linear system for each copy, or by the formula that sympy finds."""
-    names = own(coder, level)
-    x = pack(names)
-    name = x if len(names) == 1 else "variables"
-    unpack = "" if len(names) == 1 else f"(lambda {', '.join(names)}: "
-    gradient = coder.call(f"{level.name}_gradient", key="step_key") + "[0]" * bool(carried(coder, level))
-    function = f"lambda {name}: {unpack}{gradient}{f')(*{name})' if unpack else ''}"
-    start = coder.call(f"{level.name}_start")
-    solution = formula(level)
-    value = "" if solution is None else f"{_copied_value(coder, level, solution)}, "
-    solver = "stationary_point" if solution is None else "formula_point"
-    solved = f'{solver}({value}{function}, {start}, {len(level.batched)}, "{level.name}")'
-    key = keys(coder, level, "1")
-    body: list[Statement] = [Assign("step", "0"), *key, *([Assign("step_key", "keys[0]")] if key else [])]
-    body += step_body(coder, level)
-    body += cold_begins(coder, level)  # one step: nothing before it
-    body += [Assign(x, solved), Return(f"[({x}, ())]")]
-    parameters = level_parameters(coder, level, ["start", "draw", "gradient"])
-    doc = f"The stationary point of the objective of {level.name}{per(level)}, in closed form."
-    return coder.function(f"{level.name}_forward", [*parameters, "keep"], doc, body, step.span, 0)
-
-
-def _copied_value(coder: Coder, level: ir.Level, solution: ir.Expr) -> str:
-    """A formula for all copies of a level, as text."""
-    reads = free_reads(solution) | draws.axis_values(coder.program, level.batched)
-    text = f"torch.as_tensor({write(coder.writer, solution)}, device=device, dtype=dtype)"
-    return mapped(coder.writer, text, level.batched, reads)
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------
