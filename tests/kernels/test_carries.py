@@ -286,6 +286,7 @@ level top {
 SCHEDULE"""
 MODES = (
     "rmd",
+    "rmd(store = gradients)",
     "rmd(store = residuals)",
     "rmd(store = residuals, window = 3)",
     "rmd(window = 3)",
