@@ -143,6 +143,10 @@ class RecipeError(Exception):
         return str(self).splitlines()
 
 
+SCRIPTED = "RuntimeError: KeyboardInterrupt:"
+"""what TorchScript, which runs some of torch's forward derivatives, makes of an interruption: an error, its cause as text"""
+
+
 def pass_on(error: BaseException) -> None:
     """Raise KeyboardInterrupt where an error came of one, to be called wherever an error becomes a mere reason.
 
@@ -152,7 +156,7 @@ def pass_on(error: BaseException) -> None:
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()
-        if isinstance(one, KeyboardInterrupt):
+        if isinstance(one, KeyboardInterrupt) or SCRIPTED in str(one):
             raise KeyboardInterrupt from error
         seen.add(id(one))
         waiting += [e for e in (one.__context__, one.__cause__) if e is not None and id(e) not in seen]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bilevel.commands.console import Console
+from bilevel.errors import pass_on
 from bilevel.outcome import Outcome, document, outcome, rich_table
 from bilevel.progress import Progress, progress
 from bilevel.run import STATE, Callback, Event, Run, resuming
@@ -47,7 +48,7 @@ def watched(work: Callable[[list[Callback]], Run], folder: Path, console: Consol
     seen, stop = LastSeen(), Stop()
     try:
         with progress(console.plain) as shown, _stopping(stop, shown):
-            run = work([shown, seen, stop])
+            run = _worked(work, [shown, seen, stop])
     except KeyboardInterrupt:
         return _interrupted(seen.event, folder, console)
     try:
@@ -55,6 +56,15 @@ def watched(work: Callable[[list[Callback]], Run], folder: Path, console: Consol
     except KeyboardInterrupt:
         return _stopped("interrupted after the last step; state saved", folder, console, "to see the result")
     return 0
+
+
+def _worked(work: Callable[[list[Callback]], Run], callbacks: list[Callback]) -> Run:
+    """The work done; raises KeyboardInterrupt also where torch made an error of its own of that."""
+    try:
+        return work(callbacks)
+    except Exception as error:
+        pass_on(error)
+        raise
 
 
 @contextmanager

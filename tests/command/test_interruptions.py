@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from bilevel import files
+from bilevel.commands.watch import LastSeen
 from bilevel.errors import RecipeError, fail, pass_on
 from bilevel.files import held, write_whole
+from bilevel.run import Event
 from tests.command.tools import Command, equal, saved, start, stop, wait_for_lines
 
 SLOW = "import time, bilevel.run as r; one = r._one_step; r._one_step = lambda *a: (time.sleep(0.05), one(*a))[1]"
@@ -134,6 +138,42 @@ def test_an_error_that_takes_the_place_of_an_interruption_is_one() -> None:
         pass_on(masked)
     pass_on(RuntimeError("one of its own"))
     pass_on(fail("B101", "nothing was interrupted"))
+
+
+SCRIPT = """import torch
+
+@torch.jit.ignore
+def pressed(x: torch.Tensor) -> torch.Tensor:
+    raise KeyboardInterrupt
+
+def scripted(x: torch.Tensor) -> torch.Tensor:
+    return pressed(x)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_an_interruption_that_torch_makes_an_error_of_is_one(
+    bilevel: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Ctrl-C is pressed while TorchScript, which runs some of torch's forward derivatives, calls Python."""
+    (here / "script.py").write_text(SCRIPT, "utf-8")
+    monkeypatch.syspath_prepend(here)
+    scripted = torch.jit.script(importlib.import_module("script").scripted)
+    with pytest.raises(RuntimeError) as caught:
+        scripted(torch.zeros(1))
+    with pytest.raises(KeyboardInterrupt):
+        pass_on(caught.value)
+
+    def pressed(seen: LastSeen, event: Event) -> None:
+        seen.event = event
+        if event.step == 3:
+            raise caught.value
+
+    monkeypatch.setattr(LastSeen, "__call__", pressed)
+    said = bilevel("run", "tiny.bl", "--out", "part")
+    assert said.code == 130
+    assert "interrupted in meta after step 3 of 6; state saved" in said.err
+    assert said.err.splitlines()[-1].startswith("next: bilevel resume part")
 
 
 def test_an_interruption_in_a_plan_is_not_taken_for_a_part_that_cannot_be_counted(
