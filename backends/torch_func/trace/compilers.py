@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from bilevel.backends.torch_func.trace.biases import apart
 from bilevel.backends.torch_func.trace.elementary import written_out
@@ -177,7 +178,7 @@ def _as_text(
     chosen(module, inductor=False)
     if is_here:
         _with_fewer(module)
-    return module.forward, ()
+    return _text(module), ()
 
 
 def _large_as_text(module: fx.GraphModule, dead: Collection[int]) -> tuple[Compiled, tuple[int, ...]]:
@@ -190,7 +191,14 @@ def _large_as_text(module: fx.GraphModule, dead: Collection[int]) -> tuple[Compi
     over = written(module)
     if not set(over) <= set(dead):
         raise ValueError("a graph writes over an input that somebody may read")
-    return module.forward, over
+    return _text(module), over
+
+
+def _text(module: fx.GraphModule) -> Compiled:
+    """What runs the text of a graph, made now: a method that makes it first would look for it in every call."""
+    _LazyGraphModule.force_recompile(module)
+    forward: Compiled = module.forward
+    return forward
 
 
 def _copied(module: fx.GraphModule) -> fx.GraphModule:

@@ -125,12 +125,14 @@ def _copy_few(graph: fx.Graph) -> None:
 
 def relaid(module: fx.GraphModule) -> fx.GraphModule:
     """The graph with the layouts that operators give now where what they read was rewritten; in its fake values alone."""
+    made: dict[Any, Tensor] = {}
     for node in module.graph.nodes:
-        value = tensor_of(node)
-        if node.target in EXACT and value is not None and not value.is_contiguous():
+        value = tensor_of(node) if node.op == "call_function" else None
+        if value is not None and not value.is_contiguous() and node.target in EXACT:
             found = [a for a in map(tensor_of, node.all_input_nodes) if a is not None and a.shape == value.shape]
             if found and all(a.is_contiguous() for a in found):
-                node.meta["val"] = value.new_empty(value.shape)
+                key = value.shape, value.dtype
+                node.meta["val"] = made[key] = made[key] if key in made else value.new_empty(value.shape)
     return module
 
 
@@ -176,6 +178,8 @@ class Known:
     """of these, the operands that are arrays"""
     alike: list[dict[fx.Node, int]] = field(default_factory=lambda: [{} for _ in range(DEPTH)])
     """for formulas one, two, ... operators deep: the number of the formula of every operator that could be joined"""
+    same: dict[int, list[fx.Node]] = field(default_factory=dict)
+    """the operators of each number"""
     lead: dict[fx.Node, int] = field(default_factory=dict)
     """the first input that a formula reads: by it arrays are in the same order in every graph of a program"""
 
@@ -203,6 +207,8 @@ def _note(known: Known, node: fx.Node, flat: Flat) -> None:
     for less, alike in pairwise(known.alike):
         key = (form.number, *[less.get(a) for a in arrays])
         alike[node] = flat.numbers.setdefault(key, len(flat.numbers))
+    for alike in known.alike:
+        known.same.setdefault(alike[node], []).append(node)
     known.lead[node] = min(known.lead.get(a, LAST) for a in arrays)
 
 
@@ -259,11 +265,11 @@ def _operands(row: Row, known: Known) -> list[Row]:
 
 def _next(known: Known, tried: set[fx.Node], flat: Flat) -> Region | None:
     """The next operators that it is worth, from the end of the graph; notes what was tried in vain."""
-    some = [node for node in reversed(known.arrays) if node not in tried]
-    for place, node in enumerate(some):
+    some = [node for node in reversed(known.forms) if node not in tried]
+    for node in some:
         if node in tried:
             continue
-        rows = {_abreast(some[place:], alike, known) for alike in (known.alike[0], known.alike[-1])}
+        rows = {_abreast(node, alike, tried, known) for alike in (known.alike[0], known.alike[-1])}
         found = [one for row in rows if (one := _worthwhile(row, known, flat)) is not None]
         if found:
             return max(found, key=lambda one: one.saved)
@@ -271,16 +277,17 @@ def _next(known: Known, tried: set[fx.Node], flat: Flat) -> Region | None:
     return None
 
 
-def _abreast(some: Sequence[fx.Node], alike: Mapping[fx.Node, int], known: Known) -> Row:
-    """Of operators from the end on, those with the formula of the first, none of which depends on another, up to `MOST`."""
+def _abreast(end: fx.Node, alike: Mapping[fx.Node, int], tried: set[fx.Node], known: Known) -> Row:
+    """Of operators up to one, those with its formula, none of which depends on another, up to `MOST`."""
     found, before = list[fx.Node](), 0
-    for node in some:
-        if alike[node] == alike[some[0]] and not before >> known.place[node] & 1:
+    for node in reversed(known.same[alike[end]]):
+        is_later = known.place[node] > known.place[end]
+        if not is_later and node not in tried and not before >> known.place[node] & 1:
             found.append(node)
             before |= known.before[node]
     found.sort(key=lambda one: (known.lead[one], known.place[one]))
     ends = accumulate(node.meta["val"].nbytes for node in found)
-    return tuple(node for node, end in zip(found, ends, strict=True) if end <= MOST)
+    return tuple(node for node, size in zip(found, ends, strict=True) if size <= MOST)
 
 
 def _worthwhile(ends: Row, known: Known, flat: Flat) -> Region | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from bilevel.backends.torch_func.trace.nodes import alike, arguments, aten, insert, replace, tensor_of
+from bilevel.backends.torch_func.trace.nodes import alike, arguments, aten, tensor_of
 from bilevel.backends.torch_func.trace.simplify import MATRICES, MULTIPLIED, factor
 
 SIGNS = {aten.add.Tensor: 1.0, aten.sub.Tensor: -1.0}
@@ -48,10 +48,15 @@ def _with_term(node: fx.Node, other: fx.Node, term: fx.Node, number: float, stay
         term = split[0]
         if not (_once(term) and _is_product(term, node)):
             if not {other.target, term.target} & set(stay):
-                replace(node, insert(node, aten.add.Tensor, other, term, alpha=number))
+                _become(node, aten.add.Tensor, (other, term), alpha=number)
             return
     if _is_product(term, node):
-        replace(node, insert(node, aten.addcmul.default, other, *arguments(term), value=number))
+        _become(node, aten.addcmul.default, (other, *arguments(term)), value=number)
+
+
+def _become(node: fx.Node, target: Any, given: tuple[Any, ...], **named: float) -> None:
+    """Let a node be another operator on arrays like it: what it gives stays as it is told."""
+    node.target, node.args, node.kwargs = target, given, dict[str, Any](named)
 
 
 def _is_product(term: fx.Node, node: fx.Node) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.func import functionalize
+from torch.fx._lazy_graph_module import _use_lazy_graph_module as made_when_read
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from bilevel.backends.torch_func.trace.channels import by_channel
@@ -70,7 +71,7 @@ def trace(function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list
         return [tensor.contiguous() for tensor in found]
 
     def made() -> fx.GraphModule:
-        with torch.no_grad():
+        with torch.no_grad(), made_when_read(True):  # the text of a module: it is rewritten, or compiled, before
             # Which function of torch an operator came from would be noted by a mode around every call: nothing reads it.
             return make_fx(
                 functionalize(flat),
@@ -131,7 +132,7 @@ def _exactly(value: Any) -> Any:
 def _reduced(module: fx.GraphModule, form: Any) -> Traced:
     """Only operators that a result needs, each once, and only inputs that are read.
 
-    What rewrites the graph leaves the module's text as it was: it is made anew once, at the end.
+    What rewrites the graph leaves the module's text as it was: it is made once, when somebody runs it.
     """
     module.graph.eliminate_dead_code()
     module = simplified(module)
