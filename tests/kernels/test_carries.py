@@ -286,7 +286,6 @@ level top {
 SCHEDULE"""
 MODES = (
     "rmd",
-    "rmd(store = gradients)",
     "rmd(store = residuals)",
     "rmd(store = residuals, window = 3)",
     "rmd(window = 3)",
@@ -315,6 +314,7 @@ def copied(start: str, outer: str, mode: str, duration: str = "for 9 steps") -> 
 
 RECIPES = {
     **{f"{mode}, {solver.partition('(')[0]}": text(solver=solver, mode=mode) for mode in MODES for solver in (ADAM, MOMENTUM)},
+    "kept gradients": text(mode="rmd(store = gradients)"),
     "ift until": text(mode="ift(linear = exact)", duration="until stationary(1e-3, every = 2) within 9 steps"),
     "ift until, new": text("0", mode="ift(linear = exact)", duration="until stationary(1e-3) within 9 steps"),
     "warm": text("warm(x)", mode="rmd(order = 1)"),
