@@ -180,7 +180,8 @@ def _walk(coder: Coder, level: ir.Level, first: str, last: str, offset: str) -> 
             given[f"given_{name}_at"] = some if is_windowed(coder.plan, level) else f"within(d_{name}_at, steps)"
     changed = _changed(coder, level)
     if traceable(coder, level):
-        given |= {name: f"carry({name})" for name in changed}
+        # The first cotangent of the iterate is the caller's: to write over it would take a copy where most is held.
+        given |= {name: f"carry({name})" for name in changed[1:]}
     call = coder.call(f"{level.name}_back", **given)
     left = ", ".join(changed)
     return [Loop("steps", f"reversed({runs(level, first, last)})", (Assign(left, call),))]

@@ -1081,7 +1081,7 @@ def build(net, data, device="cpu", dtype=torch.float32, kernels=Plain()):
                 steps,
                 within(keys, steps),
                 [train_draw(step_key) for step, step_key in zip(steps, within(keys, steps))],
-                carry(d_w),
+                d_w,
                 carry(d_solver),
                 carry(d_decay),
                 carry(d_lr),

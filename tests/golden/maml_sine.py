@@ -1061,7 +1061,7 @@ def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
         d_solver = zeros(states[-1][1])
         carry = kernels.carry(d_solver)  # kernels may write over states that it says are dead
         for steps in reversed(kernels.runs("adapt", 0, len(states) - 1)):
-            d_phi, d_solver = adapt_back(within(states, steps), steps, carry(d_phi), carry(d_solver), task)
+            d_phi, d_solver = adapt_back(within(states, steps), steps, d_phi, carry(d_solver), task)
         (d_theta,) = adapt_start_pullback(d_phi, theta, task)
         return d_theta
 

@@ -401,3 +401,11 @@ def test_a_solve_holds_one_state_however_many_steps_it_takes() -> None:
     assert many <= few + 1000
     assert many <= 5 * ARRAY + 1000  # iterate and moments of Adam, the gradient and what it is made of
     assert solved(40, False) >= many + 2 * ARRAY
+
+
+def test_a_loop_holds_no_state_that_is_over() -> None:
+    """What is not written in place is let go as soon as the next state has taken its place."""
+    step, kernels = made(lambda state: (state[0] * 2.0, torch.cumsum(state[1], 0)))
+    carry, state = kernels.carry(), (random(0), random(1))
+    state = step(carry(step(carry(state))))
+    assert {id(one) for one in carry.own.values()} == {id(leaf) for leaf in state}

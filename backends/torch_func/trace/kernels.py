@@ -209,11 +209,9 @@ class Kernel:
             return self.function(*given.arguments)
         inputs = writable(self._inputs(given.leaves), made.over, given)
         found = made.run(*_read(made.traced, inputs))
-        if made.over:
-            given.carry.keep((*found, *inputs), [found[place] for place in made.fresh])
-        else:
-            given.carry.keep((), ())
-        return _result(made.traced, found, inputs)
+        results = _results(made.traced, found, inputs)
+        given.carry.keep(results if made.over else (), [found[place] for place in made.fresh])
+        return filled(made.traced.form, results)
 
     def _found(self, arguments: tuple[Any, ...], leaves: list[Any]) -> Made | None:
         """What became of the function for arguments of this form, which fill `leaves`; None where it runs as it is."""
@@ -337,4 +335,9 @@ def _read(traced: Traced, inputs: list[Tensor]) -> list[Tensor]:
 
 def _result(traced: Traced, found: Sequence[Tensor], inputs: list[Tensor]) -> Any:
     """The result of a kernel as a tree."""
-    return filled(traced.form, [inputs[place] if given else found[place] for given, place in traced.sources])
+    return filled(traced.form, _results(traced, found, inputs))
+
+
+def _results(traced: Traced, found: Sequence[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """The tensors of the result of a kernel."""
+    return [inputs[place] if given else found[place] for given, place in traced.sources]
