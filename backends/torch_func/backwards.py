@@ -117,8 +117,8 @@ def _mixed(coder: Coder, level: ir.Level, x: str, cotangent: str) -> list[Statem
     gradients = f"grad({objective}, argnums={argnums}){call}"
     lines: list[Statement] = [
         Assign(
-            f"_, ({left}{',' * (len(wanted) == 1)})",
-            f"jvp(lambda {arguments}: {gradients}, ({arguments},), {tangent})",
+            f"({left}{',' * (len(wanted) == 1)})",
+            f"along(lambda {arguments}: {gradients}, ({arguments},), {tangent})",
         ),
         Assign(cotangent, f"add({cotangent}, {pack(curvature)})"),
     ]

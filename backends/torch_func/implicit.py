@@ -247,7 +247,7 @@ def _undamped(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, rep
     call = coder.call(_system(coder, level), **{k: v for k, v in replaced.items() if k != packed})
     at = replaced.get(packed, packed)
     if adjoint.symmetric:
-        return f"lambda cotangent: jvp(lambda {packed}: {call}, ({at},), (cotangent,))[1]"
+        return f"lambda cotangent: along(lambda {packed}: {call}, ({at},), (cotangent,))"
     return f"lambda cotangent: vjp(lambda {packed}: {call}, {at})[1](cotangent)[0]"
 
 
@@ -301,4 +301,4 @@ def _attach(coder: Coder, level: ir.Level) -> Function:
 def _straight(coder: Coder, level: ir.Level, adjoint: Implicit, packed: str, stopped: dict[str, str]) -> str:
     """The product that is not transposed."""
     call = coder.call(f"{level.name}_slope", **{k: v for k, v in stopped.items() if k != packed})
-    return _damped(adjoint, f"lambda cotangent: jvp(lambda {packed}: {call}, (fixed,), (cotangent,))[1]")
+    return _damped(adjoint, f"lambda cotangent: along(lambda {packed}: {call}, (fixed,), (cotangent,))")

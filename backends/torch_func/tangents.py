@@ -16,6 +16,16 @@ from torch.func import jvp, vmap
 from bilevel.backends.torch_func.tree import Tree, contiguous, leaves, tree_map, zeros
 
 
+def along(function: Callable[..., Tree], point: tuple[Tree, ...], direction: tuple[Tree, ...]) -> Tree:
+    """The derivative of a function at a point along a direction: one jvp, in the shapes and dtypes of the value.
+
+    torch (2.11 to 2.13) makes a tangent of float64 of a scalar times a Python number, whatever the scalar's own dtype
+    is; all that was computed with it would be float64 from there on.
+    """
+    value, tangent = jvp(function, point, direction)[:2]
+    return tree_map(lambda there, moved: moved.to(there.dtype), value, tangent)
+
+
 def basis(targets: tuple[Tree, ...]) -> tuple[Tree, ...]:
     """One direction for each number of the targets, stacked: leaves have shape [n, *shape of the target]."""
     sizes = [leaf.numel() for leaf in leaves(targets)]
@@ -36,7 +46,7 @@ def push_into(
     start: Callable[..., Tree], targets: tuple[Tree, ...], directions: tuple[Tree, ...], solver: Tree
 ) -> Tree:
     """Tangents of the first state: those of the start, and zeros for the solver's state."""
-    begun = vmap(lambda direction: jvp(start, targets, direction)[1])(directions)
+    begun = vmap(lambda direction: along(start, targets, direction))(directions)
     count = leaves(directions)[0].shape[0]
     still = tree_map(lambda leaf: torch.zeros(count, *leaf.shape, dtype=leaf.dtype, device=leaf.device), solver)
     return contiguous(begun), still
@@ -48,7 +58,7 @@ def push(
     """Tangents of the next state, from those of this one and of the targets."""
 
     def one(tangent: Tree, direction: tuple[Tree, ...]) -> Tree:
-        return jvp(step, (*state, *targets), (*tangent, *direction))[1]
+        return along(step, (*state, *targets), (*tangent, *direction))
 
     return contiguous(vmap(one)(tangents, directions))
 

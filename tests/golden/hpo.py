@@ -886,6 +886,16 @@ def within(sequence: Sequence[Any], steps: range, first: int = 0) -> Any:
 State = Any
 
 
+def along(function: Callable[..., Tree], point: tuple[Tree, ...], direction: tuple[Tree, ...]) -> Tree:
+    """The derivative of a function at a point along a direction: one jvp, in the shapes and dtypes of the value.
+
+    torch (2.11 to 2.13) makes a tangent of float64 of a scalar times a Python number, whatever the scalar's own dtype
+    is; all that was computed with it would be float64 from there on.
+    """
+    value, tangent = jvp(function, point, direction)
+    return tree_map(lambda there, moved: moved.to(there.dtype), value, tangent)
+
+
 Product = Callable[[Tree], Tree]
 
 
@@ -1059,7 +1069,7 @@ def build(net, data, device="cpu", dtype=torch.float32, kernels=Plain()):
             )
             d_w, d_solver, d_grad, more_lr = pull((d_w, d_solver))
             d_lr = add(d_lr, more_lr)
-            _, (curvature, more_decay) = jvp(
+            (curvature, more_decay) = along(
                 lambda w: grad(train_objective, argnums=(0, 2))(w, b, decay),
                 (w,),
                 (d_grad,),

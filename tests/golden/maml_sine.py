@@ -879,6 +879,16 @@ def within(sequence: Sequence[Any], steps: range, first: int = 0) -> Any:
 State = Any
 
 
+def along(function: Callable[..., Tree], point: tuple[Tree, ...], direction: tuple[Tree, ...]) -> Tree:
+    """The derivative of a function at a point along a direction: one jvp, in the shapes and dtypes of the value.
+
+    torch (2.11 to 2.13) makes a tangent of float64 of a scalar times a Python number, whatever the scalar's own dtype
+    is; all that was computed with it would be float64 from there on.
+    """
+    value, tangent = jvp(function, point, direction)
+    return tree_map(lambda there, moved: moved.to(there.dtype), value, tangent)
+
+
 Product = Callable[[Tree], Tree]
 
 
@@ -1042,7 +1052,7 @@ def build(net, tasks, device="cpu", dtype=torch.float32, kernels=Plain()):
                 gradient,
             )
             d_phi, d_solver, d_grad = pull((d_phi, d_solver))
-            _, (curvature,) = jvp(
+            (curvature,) = along(
                 lambda phi: grad(adapt_objective, argnums=(0,))(phi, task),
                 (phi,),
                 (d_grad,),
