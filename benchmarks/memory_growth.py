@@ -3,7 +3,7 @@
     python -m benchmarks.memory_growth [--steps 16 64 256 1024] [--json memory_growth.json]
 
 Counts bytes of tensors that are alive at once (`live_bytes`), so the figures depend on no allocator and no machine.
-The problem: a small network fitted by momentum from a learned start, for fmd one learned rate, 8 samples. The last column is the
+The problem: a small network fitted by momentum from a learned start, for fmd and the window one learned rate, 8 samples. The last column is the
 exponent of what grows in T, from the differences between the largest three T (steps of equal ratio): 1 is linear,
 0.5 a root, 0 flat.
 """
@@ -52,7 +52,7 @@ MODES: dict[str, tuple[str, tuple[str, str, str]]] = {
     "rmd(checkpoint = sqrt)": ("rmd(checkpoint = sqrt)", START),
     "rmd(checkpoint = binomial)": ("rmd(checkpoint = binomial)", START),
     "rmd(checkpoint = 4)": ("rmd(checkpoint = 4)", START),
-    "rmd(window = 4)": ("rmd(window = 4)", START),
+    "rmd(window = 4)": ("rmd(window = 4)", ONE_RATE),
     "fmd, one number": ("fmd", ONE_RATE),
     "leap(gamma = 0.9)": ("leap(gamma = 0.9)", START),
     "leap(teacher = 1, keep = 3)": ("leap(teacher = 1, keep = 3, hull = mean, gamma = 0.9)", START),
