@@ -3,9 +3,9 @@
     python -m benchmarks.memory_growth [--steps 16 64 256 1024] [--json memory_growth.json]
 
 Counts bytes of tensors that are alive at once (`live_bytes`), so the figures depend on no allocator and no machine.
-The problem: a small network fitted by momentum from a learned start, for fmd and the window one learned rate, 8 samples. The last column is the
-exponent of what grows in T, from the differences between the largest three T (steps of equal ratio): 1 is linear,
-0.5 a root, 0 flat.
+The problem: a small network fitted by momentum to 8 samples, from a learned start; for fmd and the window, which a start
+does not reach, by a learned rate. The last column is the exponent of what grows in T, from the differences between the
+largest three T (steps of equal ratio): 1 is linear, 0.5 a root, 0 flat.
 """
 
 from __future__ import annotations
