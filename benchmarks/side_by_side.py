@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ class Worker:
         self.side = side
         self.noise = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - as long as the process lives
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, text=True, env=_environment()
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, text=True
         )
         self.state: dict[str, Any] = {}
 
@@ -73,11 +72,6 @@ class Worker:
         self.noise.seek(0)
         lines = self.noise.read().strip().splitlines()
         return f"ended with code {code}: {lines[-1] if lines else 'nothing was said'}"
-
-
-def _environment() -> dict[str, str]:
-    """Idle threads sleep, or the sides that wait would take time from the one that works."""
-    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def measure(

@@ -89,7 +89,7 @@ def _first_step(kernels: str) -> dict[str, float]:
             check=True,
             stdout=subprocess.PIPE,
             text=True,
-            env={**HERE, "TORCHINDUCTOR_CACHE_DIR": empty, "TMPDIR": empty, "OMP_WAIT_POLICY": "PASSIVE"},
+            env={**HERE, "TORCHINDUCTOR_CACHE_DIR": empty, "TMPDIR": empty},
         )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
