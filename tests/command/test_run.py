@@ -280,6 +280,13 @@ def test_a_killed_run_with_kernels_resumes_with_the_same_kernels(bilevel: Comman
     assert "kernels    fx" in same_run(bilevel, here, "--compile", "fx")
 
 
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_sleep_soon_unless_the_user_says_when(given: dict[str, str]) -> None:
+    environment = dict(given)
+    run_verb.spin_little(environment)
+    assert environment == (given or {"GOMP_SPINCOUNT": run_verb.SPINS})
+
+
 def test_small_networks_use_one_thread() -> None:
     import bilevel as bl
 
