@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 
 from benchmarks.machine import rates
 from benchmarks.workload import Side, Values, Workload
+from bilevel.commands.run import spin_little
 
 
 class Worker:
@@ -26,7 +28,7 @@ class Worker:
         self.side = side
         self.noise = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - as long as the process lives
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, text=True, env=_environment()
         )
         self.state: dict[str, Any] = {}
 
@@ -72,6 +74,13 @@ class Worker:
         self.noise.seek(0)
         lines = self.noise.read().strip().splitlines()
         return f"ended with code {code}: {lines[-1] if lines else 'nothing was said'}"
+
+
+def _environment() -> dict[str, str]:
+    """Idle threads soon sleep, as in `bilevel run`: where two sides start at once they would take each other's time."""
+    environment = dict(os.environ)
+    spin_little(environment)
+    return environment
 
 
 def measure(
