@@ -19,8 +19,8 @@ from bilevel.backends.torch_func.tree import Tree, contiguous, leaves, tree_map,
 def along(function: Callable[..., Tree], point: tuple[Tree, ...], direction: tuple[Tree, ...]) -> Tree:
     """The derivative of a function at a point along a direction: one jvp, in the shapes and dtypes of the value.
 
-    torch (2.11 to 2.13) makes a tangent of float64 of a scalar times a Python number, whatever the scalar's own dtype
-    is; all that was computed with it would be float64 from there on.
+    torch (seen in 2.11 and 2.13) makes a tangent of float64 of a scalar times a Python number, whatever the scalar's own
+    dtype is; all that was computed with it would be float64 from there on.
     """
     value, tangent = jvp(function, point, direction)[:2]
     return tree_map(lambda there, moved: moved.to(there.dtype), value, tangent)

@@ -67,7 +67,7 @@ class Reverse:
             return Verdict(False, "path", "the objective reads the start, which belongs to the first window only")
         if self.update:
             return self._windows(level)
-        if self.window is not None and self.window < steps_of(level):
+        if self.window is not None and self.window < steps_of(level) and not facts.start_alone:
             zero = [t for t in facts.targets if t not in (*facts.entering(*ALONG), *facts.elsewhere)]
             if zero:
                 why = f"`{zero[0]}` enters only through the start, which the last {self.window} steps do not reach"

@@ -199,6 +199,8 @@ schedule { fit : rmd(window = WINDOW) }"""
         ("a", "a", "0.1", "", 3, False),
         ("a", "1", "0.2 * a", "", 3, False),
         ("a", "1", "0.1", " + a^2", 3, False),
+        ("a", "1", "0.1", " + (x@0 - 3)^2", 3, False),
+        ("a", "1", "0.1", " + (x@1 - 3)^2", 3, True),
     ],
 )
 def test_a_window_that_would_give_a_gradient_of_zero_is_refused(
